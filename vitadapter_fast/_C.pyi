@@ -1,0 +1,9 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Types of the compiled extension; vitadapter_fast/ops/_native.py is its only user."""
+
+from typing import Any
+
+def build_info() -> dict[str, Any]: ...
+def ms_deform_attn_forward_cpu(**arguments: Any) -> None: ...
+def ms_deform_attn_backward_cpu(**arguments: Any) -> None: ...
