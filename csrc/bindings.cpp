@@ -1,0 +1,136 @@
+// SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+// SPDX-License-Identifier: Apache-2.0
+
+// The Python module vitadapter_fast._C: one def per launcher, plus the facts of the build. Tensors
+// arrive as addresses; vitadapter_fast/ops/_native.py is the only caller and has checked them.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <thread>
+#include <vector>
+
+#include "build_facts.h"
+#include "common/check.h"
+#include "common/isa.h"
+#include "ms_deform_attn/params.h"
+
+namespace py = pybind11;
+
+namespace vitadapter {
+namespace {
+
+using Address = std::uintptr_t;
+
+template <typename T = void>
+T* pointer(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+std::vector<SizeHW> sizes(const std::vector<int32_t>& flat) {
+  VITADAPTER_CHECK(flat.size() % 2 == 0, "sizes must come as (h, w) pairs");
+  std::vector<SizeHW> result;
+  for (size_t i = 0; i < flat.size(); i += 2) result.push_back({flat[i], flat[i + 1]});
+  return result;
+}
+
+using Launcher = void (*)(const MsDeformAttnParams&);
+
+template <Launcher launch>
+void ms_deform_attn(Address value, Address points, Address weights, int value_dtype,
+                    int points_dtype, int weights_dtype, std::pair<int64_t, int64_t> value_strides,
+                    std::pair<int64_t, int64_t> points_strides,
+                    std::pair<int64_t, int64_t> weights_strides,
+                    const std::vector<int64_t>& value_shape, int64_t queries, int64_t num_points,
+                    const std::vector<int32_t>& level_hw, const std::vector<int32_t>& query_hw,
+                    Address out, Address grad_out, std::pair<int64_t, int64_t> grad_out_strides,
+                    Address grad_value, Address grad_points, Address grad_weights, int num_threads,
+                    int device, Address stream, bool sums_by_records, Address cell_of_point,
+                    Address rank_of_point, Address points_in_cell, Address records,
+                    Address cell_end, Address sorted_records) {
+  VITADAPTER_CHECK(value_shape.size() == 4, "value_shape must be [B, S, M, D]");
+  const std::vector<SizeHW> levels = sizes(level_hw), grids = sizes(query_hw);
+  MsDeformAttnParams p{};
+  p.value = pointer(value);
+  p.points = pointer(points);
+  p.weights = pointer(weights);
+  p.value_dtype = static_cast<DType>(value_dtype);
+  p.points_dtype = static_cast<DType>(points_dtype);
+  p.weights_dtype = static_cast<DType>(weights_dtype);
+  std::tie(p.value_stride_b, p.value_stride_s) = value_strides;
+  std::tie(p.points_stride_b, p.points_stride_q) = points_strides;
+  std::tie(p.weights_stride_b, p.weights_stride_q) = weights_strides;
+  std::tie(p.grad_out_stride_b, p.grad_out_stride_q) = grad_out_strides;
+  p.batch = value_shape[0];
+  p.tokens = value_shape[1];
+  p.heads = value_shape[2];
+  p.channels = value_shape[3];
+  p.queries = queries;
+  p.num_points = num_points;
+  p.levels = static_cast<int64_t>(levels.size());
+  p.level_hw = levels.data();
+  p.query_hw = grids.empty() ? nullptr : grids.data();
+  p.query_grids = static_cast<int64_t>(grids.size());
+  p.out = pointer(out);
+  p.grad_out = pointer(grad_out);
+  p.grad_value = pointer(grad_value);
+  p.grad_points = pointer(grad_points);
+  p.grad_weights = pointer(grad_weights);
+  p.num_threads = num_threads;
+  p.device = device;
+  p.stream = pointer(stream);
+  using Sum = MsDeformAttnParams::Sum;
+  p.sum = sums_by_records ? Sum::kRecords : Sum::kAtomic;
+  p.cell_of_point = pointer<int32_t>(cell_of_point);
+  p.rank_of_point = pointer<int32_t>(rank_of_point);
+  p.points_in_cell = pointer<int32_t>(points_in_cell);
+  p.records = pointer(records);
+  p.cell_end = pointer<int32_t>(cell_end);
+  p.sorted_records = pointer(sorted_records);
+  py::gil_scoped_release release;
+  launch(p);
+}
+
+template <Launcher launch>
+void def_ms_deform_attn(py::module_& module, const char* name) {
+  using py::literals::operator""_a;
+  const std::pair<int64_t, int64_t> unused{0, 0};
+  module.def(name, &ms_deform_attn<launch>, py::kw_only(), "value"_a, "points"_a, "weights"_a,
+             "value_dtype"_a, "points_dtype"_a, "weights_dtype"_a, "value_strides"_a,
+             "points_strides"_a, "weights_strides"_a, "value_shape"_a, "queries"_a, "num_points"_a,
+             "level_hw"_a, "query_hw"_a, "out"_a = 0, "grad_out"_a = 0,
+             "grad_out_strides"_a = unused, "grad_value"_a = 0, "grad_points"_a = 0,
+             "grad_weights"_a = 0, "num_threads"_a = 1, "device"_a = 0, "stream"_a = 0,
+             "sums_by_records"_a = false, "cell_of_point"_a = 0, "rank_of_point"_a = 0,
+             "points_in_cell"_a = 0, "records"_a = 0, "cell_end"_a = 0, "sorted_records"_a = 0);
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = VITADAPTER_VERSION;
+  info["build_type"] = VITADAPTER_BUILD_TYPE;
+  info["compiler"] = __VERSION__;
+  info["cpu_isa"] = cpu_isa();
+  const std::string cuda = VITADAPTER_CUDA_VERSION;
+  info["cuda_compiler"] = cuda.empty() ? py::object(py::none()) : py::str(cuda);
+  info["cuda_archs"] = cuda.empty() ? "" : VITADAPTER_CUDA_ARCHS;
+  info["cuda_kernels"] = VITADAPTER_CUDA_KERNELS != 0;
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "Compiled kernels of vitadapter_fast; call them through vitadapter_fast.ops.";
+  module.def("build_info", &build_info, "Facts of this build.");
+  def_ms_deform_attn<ms_deform_attn_forward_cpu>(module, "ms_deform_attn_forward_cpu");
+  def_ms_deform_attn<ms_deform_attn_backward_cpu>(module, "ms_deform_attn_backward_cpu");
+#if VITADAPTER_CUDA_KERNELS
+  def_ms_deform_attn<ms_deform_attn_forward_cuda>(module, "ms_deform_attn_forward_cuda");
+  def_ms_deform_attn<ms_deform_attn_points_backward_cuda>(module,
+                                                          "ms_deform_attn_points_backward_cuda");
+  def_ms_deform_attn<ms_deform_attn_place_cuda>(module, "ms_deform_attn_place_cuda");
+  def_ms_deform_attn<ms_deform_attn_gather_cuda>(module, "ms_deform_attn_gather_cuda");
+#endif
+}
+
+}  // namespace vitadapter
