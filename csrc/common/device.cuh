@@ -1,0 +1,182 @@
+// SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+// SPDX-License-Identifier: Apache-2.0
+
+// What every kernel file starts with: the CUDA language, or its stand-in on the CPU; launching; and
+// moving eight elements at a time.
+#pragma once
+
+#ifdef __CUDACC__
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#else
+#include "common/cuda_on_cpu.h"
+#endif
+
+#include <stdexcept>
+#include <string>
+
+#include "common/convert.h"
+
+namespace vitadapter::VITADAPTER_ISA {
+
+struct Grid {
+  int64_t x = 1, y = 1, z = 1;
+};
+
+constexpr int64_t kMaxGridX = (int64_t(1) << 31) - 1, kMaxGridYZ = 65535;
+
+#ifdef __CUDACC__
+
+inline void check_cuda(cudaError_t error, const char* what, int device) {
+  if (error == cudaSuccess) return;
+  std::string message = std::string("vitadapter_fast: ") + what + ": " + cudaGetErrorName(error) +
+                        ": " + cudaGetErrorString(error);
+  int major = 0, minor = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  message += " on device " + std::to_string(device) + " (sm_" + std::to_string(major) +
+             std::to_string(minor) + ")";
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction)
+    message += "; rebuild with VITADAPTER_CUDA_ARCHS=" + std::to_string(major) +
+               std::to_string(minor) + " pip install .";
+  else if (error == cudaErrorInsufficientDriver)
+    message += "; update the NVIDIA driver, or use backend=\"triton\" or \"reference\"";
+  else
+    message += "; an earlier kernel may be the cause: run again with CUDA_LAUNCH_BLOCKING=1";
+  throw std::runtime_error(message);
+}
+
+// Makes a device current for a launch and restores the caller's.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) : device_(device) {
+    check_cuda(cudaGetDevice(&before_), "cudaGetDevice", device);
+    if (before_ != device) check_cuda(cudaSetDevice(device), "cudaSetDevice", device);
+  }
+  ~DeviceGuard() {
+    if (before_ != device_) cudaSetDevice(before_);
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int device_, before_ = 0;
+};
+
+// The only place with <<<>>>. Every kernel takes one struct by value.
+template <typename Params>
+void launch(const char* name, void (*kernel)(const Params), Grid grid, int threads,
+            const Params& params, int device, void* stream) {
+  if (grid.x <= 0 || grid.y <= 0 || grid.z <= 0) return;
+  const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
+                    static_cast<unsigned>(grid.z));
+  kernel<<<blocks, threads, 0, static_cast<cudaStream_t>(stream)>>>(params);
+  check_cuda(cudaGetLastError(), name, device);
+}
+
+#else
+
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int) {}
+};
+
+template <typename Params>
+void launch(const char* name, void (*kernel)(const Params), Grid grid, int threads,
+            const Params& params, int, void*) {
+  if (grid.x <= 0 || grid.y <= 0 || grid.z <= 0) return;
+  try {
+    cuda_on_cpu::launch(kernel,
+                        {static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
+                         static_cast<unsigned>(grid.z)},
+                        {static_cast<unsigned>(threads)}, params);
+  } catch (const std::exception& error) {
+    throw std::runtime_error(std::string("vitadapter_fast: ") + name + ": " + error.what());
+  }
+}
+
+#endif
+
+// Eight neighboring elements as floats, from 16-byte (float: two 16-byte) reads.
+__device__ __forceinline__ void load8(const float* from, float to[8]) {
+  const float4 a = __ldg(reinterpret_cast<const float4*>(from));
+  const float4 b = __ldg(reinterpret_cast<const float4*>(from) + 1);
+  to[0] = a.x, to[1] = a.y, to[2] = a.z, to[3] = a.w;
+  to[4] = b.x, to[5] = b.y, to[6] = b.z, to[7] = b.w;
+}
+
+__device__ __forceinline__ void unpack2(BFloat16, unsigned pair, float* to) {
+  to[0] = __uint_as_float(pair << 16);
+  to[1] = __uint_as_float(pair & 0xffff0000u);
+}
+
+__device__ __forceinline__ void unpack2(Half, unsigned pair, float* to) {
+#ifdef __CUDACC__
+  const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&pair));
+  to[0] = both.x, to[1] = both.y;
+#else
+  to[0] = to_float(Half{static_cast<uint16_t>(pair)});
+  to[1] = to_float(Half{static_cast<uint16_t>(pair >> 16)});
+#endif
+}
+
+template <typename T>
+__device__ __forceinline__ void load8(const T* from, float to[8]) {
+  const uint4 raw = __ldg(reinterpret_cast<const uint4*>(from));
+  unpack2(T{}, raw.x, to), unpack2(T{}, raw.y, to + 2);
+  unpack2(T{}, raw.z, to + 4), unpack2(T{}, raw.w, to + 6);
+}
+
+__device__ __forceinline__ void store8(const float from[8], float* to) {
+  reinterpret_cast<float4*>(to)[0] = make_float4(from[0], from[1], from[2], from[3]);
+  reinterpret_cast<float4*>(to)[1] = make_float4(from[4], from[5], from[6], from[7]);
+}
+
+__device__ __forceinline__ unsigned pack2(BFloat16, float low, float high) {
+#ifdef __CUDA_ARCH__
+  unsigned pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+#else
+  return to_bfloat16(low).bits | static_cast<unsigned>(to_bfloat16(high).bits) << 16;
+#endif
+}
+
+__device__ __forceinline__ unsigned pack2(Half, float low, float high) {
+#ifdef __CUDA_ARCH__
+  unsigned pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+#else
+  return to_half(low).bits | static_cast<unsigned>(to_half(high).bits) << 16;
+#endif
+}
+
+template <typename T>
+__device__ __forceinline__ void store8(const float from[8], T* to) {
+  *reinterpret_cast<uint4*>(to) =
+      make_uint4(pack2(T{}, from[0], from[1]), pack2(T{}, from[2], from[3]),
+                 pack2(T{}, from[4], from[5]), pack2(T{}, from[6], from[7]));
+}
+
+// Two neighboring elements, from one aligned read.
+__device__ __forceinline__ void load2(const float* from, float to[2]) {
+  const float2 both = __ldg(reinterpret_cast<const float2*>(from));
+  to[0] = both.x, to[1] = both.y;
+}
+
+template <typename T>
+__device__ __forceinline__ void load2(const T* from, float to[2]) {
+  unpack2(T{}, __ldg(reinterpret_cast<const unsigned*>(from)), to);
+}
+
+__device__ __forceinline__ void store2(float x, float y, float* to) {
+  *reinterpret_cast<float2*>(to) = float2{x, y};
+}
+
+template <typename T>
+__device__ __forceinline__ void store2(float x, float y, T* to) {
+  *reinterpret_cast<unsigned*>(to) = pack2(T{}, x, y);
+}
+
+}  // namespace vitadapter::VITADAPTER_ISA

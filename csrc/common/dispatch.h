@@ -1,0 +1,30 @@
+// SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+// SPDX-License-Identifier: Apache-2.0
+
+// A run-time integer to a template argument, from one list of the values that have a kernel.
+#pragma once
+
+#include <type_traits>
+#include <utility>
+
+namespace vitadapter {
+
+// Calls run(std::integral_constant<int, v>) for the v in kValues that equals value. Returns whether
+// there is one.
+template <int... kValues, typename Run>
+bool dispatch(int64_t value, Run&& run) {
+  return ((value == kValues ? (run(std::integral_constant<int, kValues>{}), true) : false) || ...);
+}
+
+// Calls run(std::true_type) or run(std::false_type).
+template <typename Run>
+void dispatch_bool(bool value, Run&& run) {
+  value ? run(std::true_type{}) : run(std::false_type{});
+}
+
+// Channels per head, and levels (of 4 points each), that have a specialized CUDA kernel.
+#define VITADAPTER_HEAD_CHANNELS 16, 32, 64, 128
+#define VITADAPTER_LEVELS 1, 3, 4
+constexpr int kSpecializedPoints = 4;
+
+}  // namespace vitadapter
