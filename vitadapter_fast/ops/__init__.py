@@ -1,0 +1,9 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""The operators: tensors in, tensors out, on whichever backend can run the call."""
+
+from ._backends import backend
+from .ms_deform_attn import ms_deform_attn, ms_deform_attn_grid
+from .patch_embed import patch_embed
+
+__all__ = ["backend", "ms_deform_attn", "ms_deform_attn_grid", "patch_embed"]

@@ -1,0 +1,99 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""What one call carries, and every check of it, shared by the op's backends and its fake."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+class Call(NamedTuple):
+    """One call of either entry point; they differ in where a point lies and what it weighs.
+
+    Attributes:
+        op: Name of the entry point, for messages.
+        value: Maps, [B, S, M, D].
+        level_hw: h0, w0, h1, w1, ... of the levels.
+        query_hw: The same for the query grids; empty for ``ms_deform_attn``, whose ``points`` are
+            locations and ``weights`` weights; otherwise they are pixel offsets and logits.
+        points: [B, Q, M, L, P, 2] as (x, y).
+        weights: [B, Q, M, L, P].
+    """
+
+    op: str
+    value: Tensor
+    level_hw: list[int]
+    query_hw: list[int]
+    points: Tensor
+    weights: Tensor
+
+
+def pairs(flat: list[int]) -> list[tuple[int, int]]:
+    """Return [(h0, w0), (h1, w1), ...] from h0, w0, h1, w1, ..."""
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def check(call: Call) -> None:
+    """Raise ValueError unless all shapes, dtypes and devices agree."""
+    op, value, level_hw, query_hw, points, weights = call
+    points_name, weights_name = ("offsets", "logits") if query_hw else ("locations", "weights")
+    _check_sizes(op, "level_hw", level_hw)
+    levels = len(level_hw) // 2
+    if value.dim() != 4:
+        raise ValueError(f"{op}: value must be [B, S, M, D], got {tuple(value.shape)}")
+    if points.dim() != 6 or points.shape[3] != levels or points.shape[5] != 2:
+        raise ValueError(
+            f"{op}: {points_name} must be [B, Q, M, {levels}, P, 2] to match level_hw, "
+            f"got {tuple(points.shape)}"
+        )
+    if weights.shape != points.shape[:5]:
+        raise ValueError(
+            f"{op}: {weights_name} must be {tuple(points.shape[:5])} to match {points_name}, "
+            f"got {tuple(weights.shape)}"
+        )
+    B, S, M, _ = value.shape
+    if points.shape[0] != B or points.shape[2] != M:
+        raise ValueError(
+            f"{op}: {points_name} must begin [{B}, Q, {M}] to match value {tuple(value.shape)}, "
+            f"got {tuple(points.shape)}"
+        )
+    if sum(h * w for h, w in pairs(level_hw)) != S:
+        raise ValueError(
+            f"{op}: level_hw {pairs(level_hw)} must hold as many pixels as value has tokens, {S}"
+        )
+    if query_hw:
+        _check_sizes(op, "query_hw", query_hw)
+        if sum(h * w for h, w in pairs(query_hw)) != points.shape[1]:
+            raise ValueError(
+                f"{op}: query_hw {pairs(query_hw)} must hold as many pixels as there are queries, "
+                f"{points.shape[1]}"
+            )
+    _check_types(call, points_name, weights_name)
+
+
+def _check_sizes(op: str, name: str, flat: list[int]) -> None:
+    if len(flat) % 2 or not flat or min(flat) < 1:
+        raise ValueError(f"{op}: {name} must be (h, w) pairs of positive sizes, got {list(flat)}")
+
+
+def _check_types(call: Call, points_name: str, weights_name: str) -> None:
+    op, value, _, query_hw, points, weights = call
+    if value.dtype not in FLOATS:
+        raise ValueError(f"{op}: value must be a floating tensor, got {value.dtype}")
+    wide = torch.float64 if value.dtype == torch.float64 else torch.float32
+    for name, tensor, allowed in (
+        (points_name, points, {wide, value.dtype} if query_hw else {wide}),
+        (weights_name, weights, {wide, value.dtype}),
+    ):
+        if tensor.dtype not in allowed:
+            wanted = " or ".join(sorted(str(dtype) for dtype in allowed))
+            raise ValueError(
+                f"{op}: {name} must be {wanted} with a {value.dtype} value, got {tensor.dtype}"
+            )
+        if tensor.device != value.device:
+            raise ValueError(
+                f"{op}: {name} must be on {value.device} with value, got {tensor.device}"
+            )

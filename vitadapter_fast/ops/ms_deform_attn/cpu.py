@@ -1,0 +1,54 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""The C++ kernels for CPU tensors: csrc/ms_deform_attn/{forward,backward}_cpu.cpp."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import _native
+from ._call import Call
+from ._pointers import arguments, dense
+
+
+def unsupported_reason(call: Call) -> str | None:
+    """Return why the CPU kernels cannot run this call, or None."""
+    if call.value.device.type != "cpu":
+        return f"it runs on CPU tensors, got {call.value.device}"
+    return _native.unavailable_reason()
+
+
+def forward(call: Call) -> Tensor:
+    """Return the attended features, [B, Q, M * D] in the dtype of the value."""
+    B, _, M, D = call.value.shape
+    out = call.value.new_empty(B, call.points.shape[1], M * D)
+    call = dense(call)
+    _native.launch(
+        "ms_deform_attn_forward_cpu",
+        **arguments(call),
+        num_threads=_native.num_threads(),
+        out=_native.address(out),
+    )
+    return out
+
+
+def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
+    """Return the gradients of value, points and weights; None where ``needs`` says so."""
+    tensors = (call.value, call.points, call.weights)
+    grads = [
+        torch.empty(tensor.shape, dtype=tensor.dtype) if need else None
+        for tensor, need in zip(tensors, needs, strict=True)
+    ]
+    call, grad_out = dense(call), _native.dense_rows(grad_out)
+    _native.launch(
+        "ms_deform_attn_backward_cpu",
+        **arguments(call),
+        num_threads=_native.num_threads(),
+        grad_out=_native.address(grad_out),
+        grad_out_strides=_native.row_strides(grad_out),
+        grad_value=_native.address(grads[0]),
+        grad_points=_native.address(grads[1]),
+        grad_weights=_native.address(grads[2]),
+    )
+    return grads

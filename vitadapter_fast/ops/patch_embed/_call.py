@@ -1,0 +1,75 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""What one call carries, and every check of it, shared by the op's backends and its fake."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+MODES = ("bicubic", "bicubic_offset", "bicubic_antialias")
+
+
+class Call(NamedTuple):
+    """One call of ``patch_embed``.
+
+    Attributes:
+        image: [B, I, H, W].
+        weight: Patch kernel, [C, I, p, p].
+        bias: [C] or None.
+        pos_embed: Position table, [pos_h * pos_w, C].
+        pos_hw: (pos_h, pos_w) as a list.
+        mode: How the table is resized, one of ``MODES``.
+    """
+
+    image: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    pos_embed: Tensor
+    pos_hw: list[int]
+    mode: str
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """(h, w) of the token grid; a remainder of the image on the right and bottom is unused."""
+        patch_h, patch_w = self.weight.shape[2:]
+        return self.image.shape[2] // patch_h, self.image.shape[3] // patch_w
+
+
+def check(call: Call) -> None:
+    """Raise ValueError unless all shapes, dtypes and devices agree."""
+    image, weight, bias, pos_embed, pos_hw, mode = call
+    if mode not in MODES:
+        raise ValueError(f"patch_embed: mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if image.dim() != 4 or weight.dim() != 4 or image.shape[1] != weight.shape[1]:
+        raise ValueError(
+            "patch_embed: image must be [B, I, H, W] and weight [C, I, p, p], "
+            f"got {tuple(image.shape)} and {tuple(weight.shape)}"
+        )
+    C, _, patch_h, patch_w = weight.shape
+    if image.shape[2] < patch_h or image.shape[3] < patch_w:
+        raise ValueError(
+            f"patch_embed: image must be at least one {patch_h}x{patch_w} patch, "
+            f"got {tuple(image.shape)}"
+        )
+    if bias is not None and bias.shape != (C,):
+        raise ValueError(f"patch_embed: bias must be [{C}] or None, got {tuple(bias.shape)}")
+    if len(pos_hw) != 2 or min(pos_hw) < 1:
+        raise ValueError(f"patch_embed: pos_hw must be two positive sizes, got {list(pos_hw)}")
+    if pos_embed.shape != (pos_hw[0] * pos_hw[1], C):
+        raise ValueError(
+            f"patch_embed: pos_embed must be [{pos_hw[0]} * {pos_hw[1]}, {C}] (no cls row) to "
+            f"match pos_hw and weight, got {tuple(pos_embed.shape)}"
+        )
+    for name, tensor in (("image", image), ("weight", weight), ("bias", bias), ("pos", pos_embed)):
+        if tensor is None:
+            continue
+        if not tensor.is_floating_point():
+            raise ValueError(f"patch_embed: {name} must be a floating tensor, got {tensor.dtype}")
+        if tensor.device != image.device:
+            raise ValueError(
+                f"patch_embed: {name} must be on {image.device} with image, got {tensor.device}"
+            )
+        if name != "pos" and tensor.dtype != image.dtype:
+            raise ValueError(
+                f"patch_embed: {name} must be {image.dtype} like image, got {tensor.dtype}"
+            )
