@@ -1,0 +1,23 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""ViT-Adapter backbones on DINOv2 weights, with fast kernels where the time goes."""
+
+from .errors import BackendUnavailable, CheckpointError
+from .model import ViTAdapter, vit_adapter_b, vit_adapter_g, vit_adapter_l, vit_adapter_s
+from .ops import backend, ms_deform_attn, ms_deform_attn_grid, patch_embed
+from .version import __version__
+
+__all__ = [
+    "BackendUnavailable",
+    "CheckpointError",
+    "ViTAdapter",
+    "__version__",
+    "backend",
+    "ms_deform_attn",
+    "ms_deform_attn_grid",
+    "patch_embed",
+    "vit_adapter_b",
+    "vit_adapter_g",
+    "vit_adapter_l",
+    "vit_adapter_s",
+]

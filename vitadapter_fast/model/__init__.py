@@ -1,0 +1,16 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""The model: an image goes in, four feature maps come out; one file for each box of the figure."""
+
+from .config import PRESETS, Preset
+from .vit_adapter import ViTAdapter, vit_adapter_b, vit_adapter_g, vit_adapter_l, vit_adapter_s
+
+__all__ = [
+    "PRESETS",
+    "Preset",
+    "ViTAdapter",
+    "vit_adapter_b",
+    "vit_adapter_g",
+    "vit_adapter_l",
+    "vit_adapter_s",
+]

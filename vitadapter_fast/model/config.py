@@ -1,0 +1,168 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Names of the published models in, their settings out; and the checks of all settings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_WINDOW_SIZE = 14
+_STAGES = 4
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One published model and the optimizer settings it is trained with.
+
+    Every stage has depth / 4 blocks, of which the last attends globally and the others in windows.
+
+    Attributes:
+        embed_dim: Channels of a token.
+        depth: ViT blocks.
+        num_heads: Heads of the ViT's attention.
+        deform_num_heads: Heads of the deformable attention.
+        deform_ratio: Channels of its values, as a share of ``embed_dim``.
+        drop_path_rate: Highest rate of stochastic depth.
+        layer_decay: Factor of the learning rate from one block to the one before it.
+        ffn: Feed-forward of the ViT.
+
+    Source: ViT-Adapter's DINOv2 configs, https://github.com/czczup/ViT-Adapter; "g" is ours, with
+    the ViT of Oquab et al. 2023, arXiv:2304.07193.
+    """
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    deform_num_heads: int
+    deform_ratio: float
+    drop_path_rate: float
+    layer_decay: float
+    ffn: str = "mlp"
+
+    def model_kwargs(self) -> dict[str, Any]:
+        """Return the keywords of ``ViTAdapter``; DINOv2's 37 x 37 positions at patch size 16."""
+        blocks = self.depth // _STAGES
+        is_windowed = ([True] * (blocks - 1) + [False]) * _STAGES
+        return {
+            "pretrain_size": 592,
+            "img_size": 592,
+            "embed_dim": self.embed_dim,
+            "depth": self.depth,
+            "num_heads": self.num_heads,
+            "deform_num_heads": self.deform_num_heads,
+            "deform_ratio": self.deform_ratio,
+            "drop_path_rate": self.drop_path_rate,
+            "interaction_indexes": [
+                [stage * blocks, (stage + 1) * blocks - 1] for stage in range(_STAGES)
+            ],
+            "window_attn": is_windowed,
+            "window_size": [_WINDOW_SIZE if windowed else None for windowed in is_windowed],
+            "ffn": self.ffn,
+        }
+
+
+PRESETS = {
+    "s": Preset(384, 12, 6, 6, 1.0, 0.2, 0.70),
+    "b": Preset(768, 12, 12, 12, 0.5, 0.3, 0.60),
+    "l": Preset(1024, 24, 16, 16, 0.5, 0.4, 0.65),
+    "g": Preset(1536, 40, 24, 24, 0.5, 0.5, 0.70, ffn="swiglu"),
+}
+
+
+def check_positive(**sizes: float) -> None:
+    """Raise ValueError unless every value is positive."""
+    for name, size in sizes.items():
+        if not size > 0:
+            raise ValueError(f"ViTAdapter: {name} must be positive, got {size}")
+
+
+def check_rates(**rates: float) -> None:
+    """Raise ValueError unless every value is in [0, 1)."""
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise ValueError(f"ViTAdapter: {name} must be at least 0 and below 1, got {rate}")
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"ViTAdapter: {name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_sizes(patch_size: int, img_size: int, pretrain_size: int) -> None:
+    """Raise ValueError unless the patch is 16 and both sizes name the same position table."""
+    if patch_size != 16:
+        raise ValueError(
+            f"ViTAdapter: patch_size must be 16, got {patch_size}: the strides 4, 8, 16, 32 hang "
+            "on it; convert weights of patch size 14 with convert_14to16.py"
+        )
+    if img_size < 16 or img_size // 16 != pretrain_size // 16:
+        raise ValueError(
+            "ViTAdapter: img_size and pretrain_size must give one position table of size // 16, "
+            f"got {img_size} // 16 = {img_size // 16} and {pretrain_size} // 16 = "
+            f"{pretrain_size // 16}; set both to the size the weights were trained at (DINOv2: 592)"
+        )
+
+
+def stage_bounds(interaction_indexes: Sequence[Sequence[int]], depth: int) -> list[tuple[int, int]]:
+    """Return the first and last block of each stage.
+
+    Args:
+        interaction_indexes: For each stage its block indexes, of which the ends count.
+        depth: ViT blocks.
+
+    Raises:
+        ValueError: The stages do not cover all blocks once and in order.
+    """
+    expected = 0
+    bounds = []
+    for indexes in interaction_indexes:
+        if len(indexes) == 0 or indexes[0] != expected or indexes[-1] < expected:
+            break
+        bounds.append((indexes[0], indexes[-1]))
+        expected = indexes[-1] + 1
+    if expected != depth or len(bounds) != len(interaction_indexes):
+        raise ValueError(
+            "ViTAdapter: interaction_indexes must be [first, last] pairs that cover blocks 0 to "
+            f"{depth - 1} in order without gaps, got {[list(each) for each in interaction_indexes]}"
+        )
+    return bounds
+
+
+def windows_of(
+    window_attn: bool | Sequence[bool], window_size: int | None | Sequence[int | None], depth: int
+) -> list[int | None]:
+    """Return the window size of each block, None where attention is global.
+
+    Args:
+        window_attn: Whether attention is windowed, for all blocks or each.
+        window_size: Side of a window in tokens, for all blocks or each; unused where global.
+        depth: ViT blocks.
+
+    Raises:
+        ValueError: A list has another length than ``depth``, or a windowed block no positive size.
+    """
+    sizes = _per_block("window_size", window_size, depth)
+    windows = []
+    for block, windowed in enumerate(_per_block("window_attn", window_attn, depth)):
+        size = sizes[block] if windowed else None
+        if windowed and (size is None or size < 1):
+            raise ValueError(
+                f"ViTAdapter: window_size must be positive where window_attn is True, got {size} "
+                f"for block {block}"
+            )
+        windows.append(size)
+    return windows
+
+
+def _per_block(name: str, value: T | Sequence[T], depth: int) -> list[T]:
+    if not isinstance(value, Sequence):
+        return [value] * depth
+    if len(value) != depth:
+        raise ValueError(
+            f"ViTAdapter: {name} must be one value or a list of depth={depth}, got a list of "
+            f"{len(value)}"
+        )
+    return list(value)

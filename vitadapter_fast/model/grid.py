@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Image size in; token grids, padded image and cropped maps out."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+STRIDES = (4, 8, 16, 32)
+PATCH_SIZE = 16
+# The coarsest stride: then every stride divides the padded image.
+SIZE_MULTIPLE = 32
+
+
+class Grids(NamedTuple):
+    """Sizes of the token grids of one image.
+
+    Attributes:
+        vit_hw: (h, w) of the ViT tokens, at 1/16.
+        prior_hw: (h, w) of the prior tokens, at 1/8, 1/16 and 1/32, in the order of concatenation.
+    """
+
+    vit_hw: tuple[int, int]
+    prior_hw: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+def grids_of(image: Tensor) -> Grids:
+    """Return the token grids of ``image``, [B, I, H, W] with H and W multiples of 32."""
+    H, W = image.shape[2:]
+    return Grids((H // 16, W // 16), ((H // 8, W // 8), (H // 16, W // 16), (H // 32, W // 32)))
+
+
+def pad_image(image: Tensor) -> Tensor:
+    """Pad [B, I, H, W] with zeros on the right and bottom to multiples of 32."""
+    pad_h, pad_w = (-size % SIZE_MULTIPLE for size in image.shape[2:])
+    return F.pad(image, (0, pad_w, 0, pad_h)) if pad_h or pad_w else image
+
+
+def crop_maps(maps: Sequence[Tensor], image_hw: tuple[int, int]) -> list[Tensor]:
+    """Crop maps at strides 4, 8, 16, 32 to ceil(``image_hw`` / stride), each contiguous NCHW."""
+    H, W = image_hw
+    return [
+        # -(-a // b) is the ceiling of a / b.
+        feature_map[:, :, : -(-H // stride), : -(-W // stride)].contiguous()
+        for feature_map, stride in zip(maps, STRIDES, strict=True)
+    ]
+
+
+def tokens_to_map(tokens: Tensor, hw: tuple[int, int]) -> Tensor:
+    """Lay out tokens [B, h * w, C] as a contiguous map [B, C, h, w]."""
+    return torch.unflatten(tokens.transpose(1, 2), 2, hw).contiguous()
+
+
+def map_to_tokens(feature_map: Tensor) -> Tensor:
+    """View a map [B, C, h, w] as tokens [B, h * w, C]."""
+    return feature_map.flatten(2).transpose(1, 2)
+
+
+def split_prior(tokens: Tensor, grids: Grids) -> tuple[Tensor, ...]:
+    """Split prior tokens [B, Q, C] into those at 1/8, 1/16 and 1/32."""
+    return torch.split(tokens, [h * w for h, w in grids.prior_hw], dim=1)

@@ -1,0 +1,40 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""ViT tokens and prior tokens in, ViT tokens that have read the prior out."""
+
+import torch
+from torch import Tensor, nn
+
+from .deform_attn import DeformAttn
+from .grid import Grids
+from .vit import LAYER_NORM_EPS
+
+
+class Injector(nn.Module):
+    """Add what each ViT token samples from the prior maps, scaled by a learned gamma.
+
+    Source: Chen et al. 2022, arXiv:2205.08534, eq. 1.
+    """
+
+    def __init__(
+        self, dim: int, *, num_heads: int, num_points: int, deform_ratio: float, init_value: float
+    ) -> None:
+        """Create the attention.
+
+        Args:
+            dim: Channels of a token.
+            num_heads: Heads of the deformable attention.
+            num_points: Points for each head and level.
+            deform_ratio: Channels of the values, as a share of ``dim``.
+            init_value: Where gamma starts; 0 leaves the pretrained ViT unchanged.
+        """
+        super().__init__()
+        self.query_norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.feat_norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.attn = DeformAttn(dim, num_heads, 3, num_points, deform_ratio)
+        self.gamma = nn.Parameter(torch.full((dim,), float(init_value)))
+
+    def forward(self, x: Tensor, c: Tensor, grids: Grids) -> Tensor:
+        """Return ViT tokens, [B, h * w, C], from ViT tokens ``x`` and prior tokens ``c``."""
+        attended = self.attn(self.query_norm(x), (grids.vit_hw,), self.feat_norm(c), grids.prior_hw)
+        return torch.addcmul(x, self.gamma, attended)

@@ -1,0 +1,250 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""ViT tokens in, ViT tokens out: transformer blocks with global or windowed attention."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LAYER_NORM_EPS = 1e-6
+FFNS = ("mlp", "swiglu")
+
+
+class Block(nn.Module):
+    """Attention, then a feed-forward; each is normalized, scaled and added to the tokens.
+
+    Source: Dosovitskiy et al. 2021, arXiv:2010.11929; LayerScale: Touvron et al. 2021,
+    arXiv:2103.17239.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.0,
+        window_size: int | None = None,
+        layer_scale: bool = True,
+        ffn: str = "mlp",
+    ) -> None:
+        """Create the two branches.
+
+        Args:
+            dim: Channels of a token.
+            num_heads: Heads of the attention.
+            mlp_ratio: Hidden channels of the feed-forward, as a multiple of ``dim``; SwiGLU has two
+                thirds of them, rounded up to a multiple of 8.
+            qkv_bias: Whether the query, key and value projection has a bias.
+            drop: Dropout rate of both branches.
+            attn_drop: Dropout rate of the attention weights.
+            drop_path: Rate at which a sample skips a branch in training.
+            window_size: Side of the attention windows in tokens, or None for global attention.
+            layer_scale: Whether the branches are scaled by learned gammas.
+            ffn: "mlp" or "swiglu".
+
+        Raises:
+            ValueError: The heads do not divide the channels, or ``ffn`` is unknown.
+        """
+        super().__init__()
+        if ffn not in FFNS:
+            raise ValueError(f"Block: ffn must be one of {', '.join(FFNS)}, got {ffn!r}")
+        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.attn = Attention(
+            dim,
+            num_heads,
+            qkv_bias=qkv_bias,
+            attn_drop=attn_drop,
+            drop=drop,
+            window_size=window_size,
+        )
+        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.mlp = (Mlp if ffn == "mlp" else SwiGLU)(dim, mlp_ratio, drop)
+        self.drop_path = DropPath(drop_path)
+        self.gamma1 = nn.Parameter(torch.ones(dim)) if layer_scale else None
+        self.gamma2 = nn.Parameter(torch.ones(dim)) if layer_scale else None
+
+    def forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Return tokens of the same shape.
+
+        Args:
+            x: [B, h * w, C]; with global attention any number of tokens.
+            hw: (h, w) of the token grid; global attention does not use it.
+        """
+        x = self.drop_path(x, self.attn(self.norm1(x), hw), self.gamma1)
+        x = self.drop_path(x, self.mlp(self.norm2(x)), self.gamma2)
+        return x
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, among all tokens or within square windows of the grid."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        drop: float = 0.0,
+        window_size: int | None = None,
+    ) -> None:
+        """Create the projections.
+
+        Args:
+            dim: Channels of a token.
+            num_heads: Heads.
+            qkv_bias: Whether the query, key and value projection has a bias.
+            attn_drop: Dropout rate of the attention weights.
+            drop: Dropout rate of the result.
+            window_size: Side of the windows in tokens, or None for global attention.
+
+        Raises:
+            ValueError: The heads do not divide the channels.
+        """
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(
+                f"Attention: embed_dim {dim} must divide among the heads, got num_heads="
+                f"{num_heads}; change either"
+            )
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.attn_drop = attn_drop
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Return tokens [B, N, C] from tokens of that shape on an (h, w) grid."""
+        qkv = self.qkv(x)
+        if self.window_size is None:
+            attended = self._attend(qkv)
+        else:
+            # Padded after the projection, so a padding key is zero rather than the bias. It is not
+            # masked: it takes its share of the softmax, as weights trained upstream expect.
+            windows = partition_windows(qkv, hw, self.window_size)
+            attended = merge_windows(self._attend(windows), hw, self.window_size)
+        out: Tensor = self.proj_drop(self.proj(attended))
+        return out
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """[B, N, 3 * C] -> [B, N, C]."""
+        # Strided views of one buffer: scaled_dot_product_attention reads them without a copy.
+        query, key, value = torch.unflatten(qkv, 2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        dropout = self.attn_drop if self.training else 0.0
+        out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        return out.transpose(1, 2).flatten(2)
+
+
+def partition_windows(tokens: Tensor, hw: tuple[int, int], size: int) -> Tensor:
+    """Cut a token grid into windows, with zeros on the right and bottom where it does not divide.
+
+    Args:
+        tokens: [B, h * w, K].
+        hw: (h, w) of the grid.
+        size: Side of a window in tokens.
+
+    Returns:
+        [B * rows * columns, size * size, K], windows in row-major order.
+    """
+    h, w = hw
+    grid = torch.unflatten(tokens, 1, hw)
+    if h % size or w % size:
+        grid = F.pad(grid, (0, 0, 0, -w % size, 0, -h % size))
+    rows = torch.unflatten(grid, 1, (-1, size))  # [B, rows, size, w, K]
+    windows = torch.unflatten(rows, 3, (-1, size)).transpose(2, 3)
+    return windows.flatten(0, 2).flatten(1, 2)
+
+
+def merge_windows(windows: Tensor, hw: tuple[int, int], size: int) -> Tensor:
+    """Undo ``partition_windows``.
+
+    Args:
+        windows: [B * rows * columns, size * size, K].
+        hw: (h, w) of the grid.
+        size: Side of a window in tokens.
+
+    Returns:
+        [B, h * w, K].
+    """
+    h, w = hw
+    rows, columns = -(-h // size), -(-w // size)
+    split = torch.unflatten(torch.unflatten(windows, 1, (size, size)), 0, (-1, rows, columns))
+    grid = split.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # [B, rows * size, columns * size, K]
+    return grid[:, :h, :w].flatten(1, 2)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between them."""
+
+    def __init__(self, dim: int, ratio: float, drop: float) -> None:
+        """Create the layers: ``dim`` channels, ``ratio`` times as many hidden, dropout ``drop``."""
+        super().__init__()
+        self.fc1 = nn.Linear(dim, int(dim * ratio))
+        self.fc2 = nn.Linear(int(dim * ratio), dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, N, C] to the same shape."""
+        out: Tensor = self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+        return out
+
+
+class SwiGLU(nn.Module):
+    """A gated feed-forward: w3(silu(gate) * value).
+
+    Source: Shazeer 2020, arXiv:2002.05202; sizes: Oquab et al. 2023, arXiv:2304.07193.
+    """
+
+    def __init__(self, dim: int, ratio: float, drop: float) -> None:
+        """Create the layers.
+
+        Args:
+            dim: Channels of a token.
+            ratio: Hidden channels of the ungated form, as a multiple of ``dim``; this one has two
+                thirds of them, rounded up to a multiple of 8.
+            drop: Dropout rate of the result.
+        """
+        super().__init__()
+        hidden_dim = (int(dim * ratio * 2 / 3) + 7) // 8 * 8
+        self.w12 = nn.Linear(dim, 2 * hidden_dim)
+        self.w3 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, N, C] to the same shape."""
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        out: Tensor = self.drop(self.w3(F.silu(gate) * value))
+        return out
+
+
+class DropPath(nn.Module):
+    """Add a branch to the tokens; in training, drop it for whole samples and scale up the rest.
+
+    Source: Huang et al. 2016, arXiv:1603.09382.
+    """
+
+    def __init__(self, rate: float) -> None:
+        """Drop at ``rate``, in [0, 1)."""
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor, branch: Tensor, gamma: Tensor | None = None) -> Tensor:
+        """Return ``x`` + gamma * ``branch``, the second term dropped or scaled for each sample.
+
+        Args:
+            x: [B, N, C].
+            branch: [B, N, C].
+            gamma: [C], or None for 1.
+        """
+        # Small factors first: then the tokens are read and written once instead of three times.
+        scale = gamma
+        if self.rate > 0.0 and self.training:
+            keep = 1.0 - self.rate
+            kept = x.new_empty(x.shape[0], 1, 1).bernoulli_(keep).div_(keep)
+            scale = kept if gamma is None else kept * gamma
+        return x + branch if scale is None else torch.addcmul(x, scale, branch)

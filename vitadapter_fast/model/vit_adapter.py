@@ -1,0 +1,346 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Image in, four feature maps out: the backbone and its presets."""
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from .config import (
+    PRESETS,
+    check_choice,
+    check_positive,
+    check_rates,
+    check_sizes,
+    stage_bounds,
+    windows_of,
+)
+from .deform_attn import DeformAttn
+from .extractor import Extractor
+from .grid import STRIDES, crop_maps, grids_of, pad_image
+from .injector import Injector
+from .interaction import Interaction
+from .norm import NORMS, make_norm
+from .patch_embed import PatchEmbed
+from .pyramid import feature_pyramid
+from .spatial_prior import SpatialPrior
+from .vit import FFNS, Block
+
+VIT_FEATURES = ("last", "stages")
+
+
+class ViTAdapter(nn.Module):
+    """A plain ViT with a convolutional adapter beside it that makes a feature pyramid of it.
+
+    Parameter names are those of the original, so its trained checkpoints load strictly. As there,
+    the cls token and the final norm of the ViT are not used.
+
+    Attributes:
+        embed_dim: Channels of every output map.
+        strides: Strides of the output maps.
+
+    Source: Chen et al. 2022, arXiv:2205.08534; https://github.com/czczup/ViT-Adapter.
+    """
+
+    strides = STRIDES
+
+    def __init__(
+        self,
+        *,
+        interaction_indexes: Sequence[Sequence[int]],
+        pretrain_size: int = 224,
+        num_heads: int = 12,
+        conv_inplane: int = 64,
+        n_points: int = 4,
+        deform_num_heads: int = 6,
+        init_values: float = 0.0,
+        with_cffn: bool = True,
+        cffn_ratio: float = 0.25,
+        deform_ratio: float = 1.0,
+        add_vit_feature: bool = True,
+        use_extra_extractor: bool = True,
+        img_size: int = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        embed_dim: int = 768,
+        depth: int = 12,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        layer_scale: bool = True,
+        window_attn: bool | Sequence[bool] = False,
+        window_size: int | None | Sequence[int | None] = 14,
+        with_cp: bool = False,
+        pretrained: str | os.PathLike[str] | None = None,
+        ffn: str = "mlp",
+        vit_features: str = "last",
+        norm: str = "auto",
+        frozen_vit: bool = False,
+    ) -> None:
+        """Build the model; ``vit_adapter_s`` and its siblings know the published settings.
+
+        Args:
+            interaction_indexes: (first, last) block of each stage; together all blocks, in order.
+            pretrain_size: Image size in pixels that the position table was trained at.
+            num_heads: Heads of the ViT's attention.
+            conv_inplane: Channels of the spatial prior's stem.
+            n_points: Points of the deformable attention for each head and level.
+            deform_num_heads: Heads of the deformable attention.
+            init_values: Where the injectors' gamma starts; 0 leaves the pretrained ViT unchanged.
+            with_cffn: Whether extractors have a feed-forward.
+            cffn_ratio: Its hidden channels, as a share of ``embed_dim``.
+            deform_ratio: Value channels of the deformable attention, as a share of ``embed_dim``.
+            add_vit_feature: Whether the ViT's maps are added to the pyramid.
+            use_extra_extractor: Whether the last stage has two more extractors.
+            img_size: As ``pretrain_size``, for upstream configs; forward takes any size >= 32.
+            patch_size: 16: the strides hang on it.
+            in_chans: Channels of the image.
+            embed_dim: Channels of a token and of every output map.
+            depth: ViT blocks.
+            mlp_ratio: Hidden channels of the ViT's feed-forward, as a multiple of ``embed_dim``.
+            qkv_bias: Whether the query, key and value projection has a bias.
+            drop_rate: Dropout rate of tokens and branches in the ViT.
+            attn_drop_rate: Dropout rate of the ViT's attention weights.
+            drop_path_rate: Stochastic depth: constant in extractors, in the ViT linear from 0.
+            layer_scale: Whether the ViT's branches are scaled by learned gammas.
+            window_attn: Whether attention is windowed, for all blocks or each.
+            window_size: Side of a window in tokens, for all blocks or each; unused where global.
+            with_cp: Whether training recomputes the activations of blocks, injectors and extractors
+                instead of keeping them: less memory, the same gradients.
+            pretrained: Checkpoint in any format that ``load_checkpoint`` knows, or None.
+            ffn: Feed-forward of the ViT, "mlp" or "swiglu" (DINOv2-g).
+            vit_features: What the pyramid adds: "last", the final ViT map to all levels (upstream's
+                detection), or "stages", the map after stage k to level k (its segmentation).
+            norm: "BN", "SyncBN", "GN", or "auto": SyncBN if a process group on CUDA is initialized
+                by now, else BN; the parameter names agree.
+            frozen_vit: Whether the ViT is fixed: its position table, patch embedding and blocks
+                take no gradients, save no activations and stay in eval mode under ``train()``. The
+                injectors act through the ViT alone, so no gradient can reach them: they still run,
+                as trained checkpoints need, but are fixed as well. Untrained ones (``init_values``
+                0) do nothing, and DINOv3's adapter for frozen backbones leaves them out
+                (arXiv:2508.10104).
+
+        Raises:
+            ValueError: A setting is out of range or disagrees with another.
+            CheckpointError: ``pretrained`` does not fit.
+        """
+        super().__init__()
+        check_positive(
+            num_heads=num_heads,
+            conv_inplane=conv_inplane,
+            n_points=n_points,
+            in_chans=in_chans,
+            deform_num_heads=deform_num_heads,
+            cffn_ratio=cffn_ratio,
+            deform_ratio=deform_ratio,
+            embed_dim=embed_dim,
+            depth=depth,
+            mlp_ratio=mlp_ratio,
+        )
+        check_rates(
+            drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
+        )
+        check_choice("ffn", ffn, FFNS)
+        check_choice("norm", norm, NORMS)
+        check_choice("vit_features", vit_features, VIT_FEATURES)
+        check_sizes(patch_size, img_size, pretrain_size)
+        bounds = stage_bounds(interaction_indexes, depth)
+        windows = windows_of(window_attn, window_size, depth)
+        if vit_features == "stages" and len(bounds) != len(STRIDES):
+            raise ValueError(
+                'ViTAdapter: vit_features="stages" needs 4 stages, one for each output map, got '
+                f'{len(bounds)} in interaction_indexes; use "last" or 4 stages'
+            )
+        self.embed_dim = embed_dim
+        self.in_chans = in_chans
+        self.add_vit_feature = add_vit_feature
+        self.vit_features = vit_features
+        self.has_frozen_vit = frozen_vit
+        self._stage_bounds = bounds
+
+        side = pretrain_size // patch_size
+        self.patch_embed = PatchEmbed(in_chans, embed_dim, (side, side))
+        # Row 0 is the cls token's: unused, kept for the sake of checkpoints.
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, embed_dim))
+        self.pos_drop = nn.Dropout(drop_rate)
+        self.blocks = nn.ModuleList(
+            Block(
+                embed_dim,
+                num_heads,
+                mlp_ratio=mlp_ratio,
+                qkv_bias=qkv_bias,
+                drop=drop_rate,
+                attn_drop=attn_drop_rate,
+                drop_path=drop_path_rate * index / max(depth - 1, 1),
+                window_size=window,
+                layer_scale=layer_scale,
+                ffn=ffn,
+            )
+            for index, window in enumerate(windows)
+        )
+        self.spm = SpatialPrior(in_chans, conv_inplane, embed_dim, norm)
+        self.level_embed = nn.Parameter(torch.zeros(3, embed_dim))
+
+        def extractor() -> Extractor:
+            return Extractor(
+                embed_dim,
+                num_heads=deform_num_heads,
+                num_points=n_points,
+                deform_ratio=deform_ratio,
+                with_cffn=with_cffn,
+                cffn_ratio=cffn_ratio,
+                drop_path=drop_path_rate,
+            )
+
+        self.interactions = nn.ModuleList(
+            Interaction(
+                Injector(
+                    embed_dim,
+                    num_heads=deform_num_heads,
+                    num_points=n_points,
+                    deform_ratio=deform_ratio,
+                    init_value=init_values,
+                ),
+                extractor(),
+                [extractor(), extractor()] if use_extra_extractor and last == depth - 1 else [],
+                has_frozen_vit=frozen_vit,
+                with_cp=with_cp,
+            )
+            for _, last in bounds
+        )
+        self.up = nn.ConvTranspose2d(embed_dim, embed_dim, 2, 2)
+        self.norm1 = make_norm(norm, embed_dim)
+        self.norm2 = make_norm(norm, embed_dim)
+        self.norm3 = make_norm(norm, embed_dim)
+        self.norm4 = make_norm(norm, embed_dim)
+
+        self._init_adapter()
+        if pretrained is not None:
+            from ..checkpoint import load_checkpoint
+
+            load_checkpoint(self, pretrained)
+        if frozen_vit:
+            self._freeze_vit()
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Return feature maps [B, C, ceil(H / s), ceil(W / s)] for s = 4, 8, 16, 32.
+
+        Args:
+            image: [B, I, H, W], floating, normalized as the weights expect; H and W at least 32. It
+                is padded inside with zeros on the right and bottom to multiples of 32.
+
+        Returns:
+            Four contiguous NCHW tensors.
+
+        Raises:
+            ValueError: The image has another shape or type.
+        """
+        self._check_image(image)
+        padded = pad_image(image)
+        grids = grids_of(padded)
+
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.has_frozen_vit):
+            x = self.pos_drop(self.patch_embed(padded, self.pos_embed))
+        map_4, c = self.spm(padded, self.level_embed)
+
+        vit_tokens = []
+        for interaction, (first, last) in zip(self.interactions, self._stage_bounds, strict=True):
+            blocks = [self.blocks[index] for index in range(first, last + 1)]
+            x, c = interaction(x, c, blocks, grids)
+            vit_tokens.append(x)
+        if not self.add_vit_feature:
+            vit_tokens = []
+        elif self.vit_features == "last":
+            vit_tokens = vit_tokens[-1:]
+
+        norms = (self.norm1, self.norm2, self.norm3, self.norm4)
+        maps = feature_pyramid(c, map_4, vit_tokens, grids, self.up, norms)
+        H, W = image.shape[2:]
+        return crop_maps(maps, (H, W))
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode; a frozen ViT stays in eval mode."""
+        super().train(mode)
+        if self.has_frozen_vit:
+            for module in (self.patch_embed, self.pos_drop, self.blocks):
+                module.eval()
+        return self
+
+    def _check_image(self, image: Tensor) -> None:
+        if image.dim() != 4 or image.shape[1] != self.in_chans:
+            raise ValueError(
+                f"ViTAdapter: image must be [B, {self.in_chans}, H, W], got {tuple(image.shape)}; "
+                "set in_chans for other images"
+            )
+        if image.shape[2] < 32 or image.shape[3] < 32:
+            raise ValueError(
+                "ViTAdapter: image must be at least 32 x 32, the coarsest stride, got "
+                f"{image.shape[2]} x {image.shape[3]}; enlarge it"
+            )
+        if not image.is_floating_point():
+            raise ValueError(
+                f"ViTAdapter: image must be a floating tensor, got {image.dtype}; convert it with "
+                ".float() and normalize it"
+            )
+
+    def _init_adapter(self) -> None:
+        """Initialize as upstream: the ViT keeps torch's defaults, a checkpoint usually follows."""
+        for part in (self.up, self.spm, self.interactions):
+            for module in part.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.trunc_normal_(module.weight, std=0.02)
+                    nn.init.zeros_(module.bias)
+                elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+                    fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+                    nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+        for module in self.interactions.modules():
+            if isinstance(module, DeformAttn):
+                module.reset_parameters()
+        nn.init.normal_(self.level_embed)
+
+    def _freeze_vit(self) -> None:
+        injectors = [interaction.injector for interaction in self.interactions]
+        self.pos_embed.requires_grad_(False)
+        for module in (self.patch_embed, self.blocks, *injectors):
+            module.requires_grad_(False)
+        self.train(self.training)
+
+
+def vit_adapter_s(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:
+    """Build ViT-Adapter-S: 28.0M parameters, 384 channels.
+
+    Args:
+        pretrained: Checkpoint in any format that ``load_checkpoint`` knows, or None.
+        **overrides: Keywords of ``ViTAdapter`` that replace the preset's.
+    """
+    return _build("s", pretrained, overrides)
+
+
+def vit_adapter_b(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:
+    """Build ViT-Adapter-B: 100.4M parameters, 768 channels; see ``vit_adapter_s``."""
+    return _build("b", pretrained, overrides)
+
+
+def vit_adapter_l(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:
+    """Build ViT-Adapter-L: 327.8M parameters, 1024 channels; see ``vit_adapter_s``."""
+    return _build("l", pretrained, overrides)
+
+
+def vit_adapter_g(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:
+    """Build ViT-Adapter-g: 1187.1M parameters, 1536 channels; see ``vit_adapter_s``."""
+    return _build("g", pretrained, overrides)
+
+
+def _build(
+    name: str, pretrained: str | os.PathLike[str] | None, overrides: dict[str, Any]
+) -> ViTAdapter:
+    return ViTAdapter(**{**PRESETS[name].model_kwargs(), "pretrained": pretrained, **overrides})
