@@ -1,0 +1,158 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""The name of a DINOv2 model in, the path of its official checkpoint out, downloaded once."""
+
+import hashlib
+import http.client
+import logging
+import os
+import re
+import secrets
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .checkpoint_files import read_checkpoint
+from .checkpoint_formats import official_problems, recognize, vit_size
+from .errors import CheckpointError
+
+DEFAULT_URL = "https://dl.fbaipublicfiles.com/dinov2"
+URL_VARIABLE = "VITADAPTER_DINOV2_URL"
+
+_NAME = re.compile(r"(dinov2_vit([sblg])14)(_reg)?")
+# (embed_dim, depth) of each model.
+_SIZES = {"s": (384, 12), "b": (768, 12), "l": (1024, 24), "g": (1536, 40)}
+# (bytes, sha256), as mirrors of the files report them, so a difference only warns.
+_KNOWN = {
+    "dinov2_vits14": (
+        88_283_115,
+        "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
+    ),
+    "dinov2_vitb14": (
+        346_378_731,
+        "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
+    ),
+    "dinov2_vitl14": (
+        1_217_586_395,
+        "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+    ),
+}
+_STALL_SECONDS = 60.0
+
+_log = logging.getLogger("vitadapter_fast")
+
+
+@dataclass(frozen=True)
+class OfficialModel:
+    """A DINOv2 model that its authors publish.
+
+    Attributes:
+        name: As in torch.hub, such as ``dinov2_vits14_reg``.
+        folder: Of the file, on the server.
+        embed_dim: Channels of a token.
+        depth: Blocks.
+        has_registers: It has four register tokens.
+    """
+
+    name: str
+    folder: str
+    embed_dim: int
+    depth: int
+    has_registers: bool
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file on the server."""
+        return f"{self.folder}_{'reg4_' if self.has_registers else ''}pretrain.pth"
+
+    @property
+    def url(self) -> str:
+        """Address of the file; the variable VITADAPTER_DINOV2_URL names another server."""
+        base = os.environ.get(URL_VARIABLE) or DEFAULT_URL
+        return f"{base.rstrip('/')}/{self.folder}/{self.file_name}"
+
+
+def official_model(name: str) -> OfficialModel | None:
+    """Return the published model of a name such as ``dinov2_vitb14``, None if there is none."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    embed_dim, depth = _SIZES[match[2]]
+    return OfficialModel(name, match[1], embed_dim, depth, match[3] is not None)
+
+
+def download(model: OfficialModel, folder: Path, *, has_progress_bar: bool = False) -> Path:
+    """Download an official checkpoint into a folder, unless it is there.
+
+    Args:
+        model: What to download.
+        folder: Where to; must exist.
+        has_progress_bar: Show one on stderr.
+
+    Returns:
+        The file, which reads as the model.
+
+    Raises:
+        CheckpointError: The folder is missing, the server cannot be reached, or what it sent is not
+            this model. Nothing is left behind.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{model.name}: the output folder {folder} does not exist")
+    target = folder / model.file_name
+    if target.exists():
+        _check(model, target)
+        return target
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    stall_seconds = socket.getdefaulttimeout()
+    # torch.hub sets no limit of its own and would wait forever on a silent server.
+    socket.setdefaulttimeout(_STALL_SECONDS)
+    try:
+        torch.hub.download_url_to_file(model.url, str(part), progress=has_progress_bar)
+        _check(model, part)
+        os.replace(part, target)
+    except CheckpointError as error:
+        reason = str(error).removeprefix(f"{part}: ")
+        raise CheckpointError(
+            f"{model.name}: {model.url} did not send this model: {reason}"
+        ) from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise CheckpointError(f"{model.name}: cannot download {model.url}: {error}") from error
+    finally:
+        socket.setdefaulttimeout(stall_seconds)
+        with suppress(OSError):
+            part.unlink()
+    return target
+
+
+def _check(model: OfficialModel, path: Path) -> None:
+    official = recognize(read_checkpoint(path), str(path)).tensors
+    problems = official_problems(official)
+    if problems:
+        raise CheckpointError(f"{path}: not a DINOv2 checkpoint: {problems}")
+    size = vit_size(official)
+    assert size is not None
+    has_registers = "register_tokens" in official
+    is_same = (size.embed_dim, size.depth) == (model.embed_dim, model.depth)
+    if not is_same or size.patch_hw != (14, 14) or has_registers != model.has_registers:
+        raise CheckpointError(
+            f"{path}: wanted {model.name}, got a {size} with patch size {size.patch_hw[0]}, "
+            f"{'with' if has_registers else 'without'} register tokens"
+        )
+    if model.name not in _KNOWN:
+        return
+    num_bytes, sha256 = _KNOWN[model.name]
+    if path.stat().st_size != num_bytes:
+        _log.warning("%s: %d bytes, known are %d", model.name, path.stat().st_size, num_bytes)
+    elif (digest := _sha256(path)) != sha256:
+        _log.warning("%s: sha256 %s, known is %s", model.name, digest, sha256)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,215 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""A file in, its named tensors out, and back: no code in a file runs, no half file is left."""
+
+import os
+import pickle
+import re
+import secrets
+import zipfile
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .errors import CheckpointError
+
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher", "module", "network")
+
+# Bookkeeping that training frameworks save beside the weights (logs, arguments, scores). Each name
+# is replaced by an empty class, so files that hold it load without running anything of it.
+_BOOKKEEPING = re.compile(r"(mmengine|mmcv|numpy)\..+|argparse\.Namespace|_codecs\.encode")
+
+_LISTED = 20
+
+
+class _Inert:
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def listing(items: Iterable[str]) -> str:
+    """Return the first 20 items joined by commas, and how many more there are."""
+    listed = list(items)
+    more = f", ... and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return ", ".join(listed[:_LISTED]) + more
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read the named tensors of a file onto the CPU, without running any code in it.
+
+    Args:
+        path: A ``.safetensors`` file, or anything that ``torch.save`` wrote. A dict under
+            ``state_dict``, ``model``, ``teacher`` and the like is taken out.
+
+    Returns:
+        The tensors in the file's order. Those of a zip file or ``.safetensors`` are mapped from
+        the disk, not copied.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, not a checkpoint, holds Python objects or
+            values that are not tensors, or several candidates.
+    """
+    path = Path(path)
+    if os.path.isdir(path):
+        raise CheckpointError(f"{path}: a directory, wanted a checkpoint file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    if not head:
+        raise CheckpointError(f"{path}: the file is empty; fetch it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path}: a Git LFS pointer, not the weights; run git lfs pull")
+    if path.suffix == ".safetensors":
+        content: Any = _read_safetensors(path)
+    elif head.startswith(b"PK\x03\x04"):
+        content = _read_zip(path)
+    else:
+        content = _load(path, mmap=False)
+    return _find_tensors(path, content)
+
+
+def write_checkpoint(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Write named tensors to a file that appears complete or not at all.
+
+    Args:
+        tensors: What to write, in this order.
+        path: Replaced if it exists. ``.safetensors`` selects that format, all else ``torch.save``.
+
+    Raises:
+        CheckpointError: The folder is missing or not writable, or the disk is full.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{path}: the output folder {path.parent} does not exist")
+    if path.is_dir():
+        raise CheckpointError(f"{path}: cannot be written: it is a directory")
+    # In the target's folder, because only within one file system is a replacement atomic.
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        if path.suffix == ".safetensors":
+            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            part.touch(exist_ok=False)
+            mode = part.stat().st_mode
+            save_file(contiguous, part, metadata={"format": "pt"})
+            # safetensors makes files for their owner alone; the user's umask shall decide.
+            part.chmod(mode)
+        else:
+            # torch's own file writer hides the cause of a failure; a Python file raises it.
+            with part.open("xb") as file:
+                torch.save(dict(tensors), file)
+        os.replace(part, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be written: {_cause(error)}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def _cause(error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__context__
+    return _first_sentence(error)
+
+
+def _first_sentence(error: BaseException) -> str:
+    return str(error).strip().split(". ")[0].split("\n")[0] or type(error).__name__
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: truncated, or not a safetensors file: {_first_sentence(error)}"
+        ) from error
+
+
+def _read_zip(path: Path) -> Any:
+    try:
+        # The directory of a zip file is at its end, so a cut file has none.
+        if not zipfile.is_zipfile(path):
+            raise EOFError
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    foreign = [name for name in names if not _BOOKKEEPING.fullmatch(name)]
+    if foreign:
+        raise _holds_code(path, listing(foreign))
+    return _load(path, mmap=True, inert_names=names)
+
+
+def _load(path: Path, *, mmap: bool, inert_names: Iterable[str] = ()) -> Any:
+    stubs: list[Any] = []
+    for full_name in inert_names:
+        module, _, name = full_name.rpartition(".")
+        stubs.append(type(name, (_Inert,), {"__module__": module, "__qualname__": name}))
+    allowed: AbstractContextManager[Any] = (
+        torch.serialization.safe_globals(stubs) if stubs else nullcontext()
+    )
+    try:
+        with allowed:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    # A damaged pickle can raise nearly anything.
+    except Exception as error:
+        found = re.search(r"GLOBAL:? (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and found:
+            raise _holds_code(path, found[1]) from error
+        raise _unreadable(path, error) from error
+
+
+def _holds_code(path: Path, names: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: holds Python objects ({names}), which are never loaded because they can run "
+        "code; if you trust the file, save the state_dict of its model alone and use that"
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    if isinstance(error, EOFError) or "EOF" in str(error):
+        return CheckpointError(f"{path}: the file is truncated; fetch it again")
+    if isinstance(error, pickle.UnpicklingError):
+        return CheckpointError(f"{path}: not a checkpoint that torch.save wrote, or damaged")
+    return CheckpointError(f"{path}: not a PyTorch checkpoint: {_first_sentence(error)}")
+
+
+def _find_tensors(path: Path, content: Any) -> dict[str, Tensor]:
+    while isinstance(content, Mapping):
+        nested = [key for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
+        if not nested:
+            break
+        if len(nested) > 1:
+            raise CheckpointError(
+                f"{path}: holds several state dicts ({', '.join(nested)}); save the wanted one"
+            )
+        content = content[nested[0]]
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"{path}: holds one {type(content).__name__}, wanted a dict of named tensors"
+        )
+    tensors = {name: value.detach() for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path}: no tensors inside, wanted a dict of named tensors")
+    others = [f"{key} ({type(content[key]).__name__})" for key in content if key not in tensors]
+    others += [f"{key!r} (a name that is no string)" for key in tensors if not isinstance(key, str)]
+    if others:
+        raise CheckpointError(f"{path}: holds values that are not named tensors: {listing(others)}")
+    return tensors
