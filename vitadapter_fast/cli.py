@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Command line in, exit status out; each subcommand lives in a module that loads when called."""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from .version import __version__
+
+_COMMANDS = {
+    "features": "run photos through a model: table, picture, feature maps",
+    "convert": "convert DINOv2 checkpoints from patch size 14 to 16",
+    "info": "list which backend runs which operator here, and why",
+}
+# Import name -> package of the [cli] extra.
+_EXTRAS = {"PIL": "pillow", "rich": "rich", "matplotlib": "matplotlib"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand.
+
+    Args:
+        argv: Arguments without the program's name; None takes those of the process.
+
+    Returns:
+        Exit status: 0, 1 after an error, 130 if interrupted.
+
+    Raises:
+        SystemExit: The arguments are wrong (status 2), or ask for help or the version (0).
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with _notices_on_stderr():
+            return _run(arguments)
+    except ModuleNotFoundError as error:
+        package = _EXTRAS.get((error.name or "").partition(".")[0])
+        if package is None:
+            raise
+        sys.stderr.write(
+            f"error: this command needs {package}: pip install 'vitadapter_fast[cli]'\n"
+        )
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m vitadapter_fast",
+        description="ViT-Adapter backbones on DINOv2 weights, with fast kernels.",
+    )
+    parser.add_argument("--version", action="version", version=f"vitadapter_fast {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, summary in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+        if arguments[:1] == [name]:
+            module = importlib.import_module(f".{name}", __package__)
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    parsed = parser.parse_args(arguments)
+    status: int = parsed.run(parsed)
+    return status
+
+
+class _Notices(logging.StreamHandler):  # type: ignore[type-arg]
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"
+
+
+@contextmanager
+def _notices_on_stderr() -> Iterator[None]:
+    logger = logging.getLogger("vitadapter_fast")
+    level, propagate = logger.level, logger.propagate
+    handler = _Notices(sys.stderr)
+    handler.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate

@@ -1,0 +1,313 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Photos in; a table, a picture of the feature maps of each, and on request the maps out."""
+
+import argparse
+import importlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from . import model as presets
+from .checkpoint import load_checkpoint
+from .errors import BackendUnavailable, CheckpointError
+from .features_files import check_save_path, make_folder, picture_paths, replacing
+from .features_photos import (
+    MIN_SIZE,
+    CommandError,
+    Photo,
+    batches,
+    find_photos,
+    packaged_photo,
+    to_tensor,
+    unique_names,
+)
+from .features_picture import draw_features
+from .features_report import Totals, print_report, progress
+from .model import ViTAdapter
+from .ops import _backends
+from .version import __version__
+
+# Ops that the model calls, and the module of each.
+_OPS = {"patch_embed": "patch_embed", "ms_deform_attn_grid": "ms_deform_attn"}
+
+
+class _Weights(NamedTuple):
+    text: str
+    title: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command to a parser."""
+    parser.add_argument(
+        "photos",
+        nargs="*",
+        type=Path,
+        metavar="PHOTO",
+        help="photos, or folders of them; without any, one that comes with the library",
+    )
+    parser.add_argument("--model", choices=("s", "b", "l", "g"), default="s", help="default: s")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="DINOv2 or ViT-Adapter checkpoint in any known format; without it, weights are random",
+    )
+    parser.add_argument(
+        "--size",
+        type=_at_least(MIN_SIZE),
+        default=640,
+        metavar="N",
+        help="resize the longer side of every photo to N pixels (default: 640)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="picture of one photo (default: features.png); for several photos or a folder, the "
+        "folder that gets NAME.png of each (default: features)",
+    )
+    parser.add_argument(
+        "--save",
+        type=Path,
+        metavar="FILE.safetensors",
+        help="keep the maps, as NAME.level1 to NAME.level4, [1, C, h, w]; held in memory until all "
+        "photos are done",
+    )
+    parser.add_argument(
+        "--batch",
+        type=_at_least(1),
+        default=1,
+        metavar="N",
+        help="photos of one size that run together (default: 1)",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of random weights (default: 0)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what parsed arguments ask for; results go to stdout, errors to stderr.
+
+    Args:
+        args: From a parser with ``add_arguments``.
+
+    Returns:
+        Exit status: 0, or 1 if anything failed.
+    """
+    try:
+        failures = _run(args)
+    except (CommandError, CheckpointError, BackendUnavailable) as error:
+        failures = [str(error)]
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        failures = ["out of memory; lower --size or --batch, or take a smaller --model"]
+    for failure in failures:
+        sys.stderr.write(f"error: {failure}\n")
+    return 1 if failures else 0
+
+
+def _run(args: argparse.Namespace) -> list[str]:
+    device = _device(args.device)
+    failures: list[str] = []
+    with ExitStack() as stack:
+        given = args.photos or [stack.enter_context(packaged_photo())]
+        paths = find_photos(given)
+        names = unique_names(paths)
+        is_many = len(given) > 1 or given[0].is_dir()
+        targets = picture_paths(names, paths, args.out, is_many=is_many)
+        if args.save is not None:
+            check_save_path(args.save)
+
+        photos = list(zip(names, paths, strict=True))
+        todo = batches(photos, args.size, args.batch, failures)
+        # Read before the model is built: without a photo there is nothing to wait for.
+        batch = next(todo, None)
+        if batch is None:
+            return failures
+        if is_many:
+            make_folder(targets[names[0]].parent)
+        model, weights = _build(args, device)
+        title = f"ViT-Adapter-{args.model.upper()}, {weights.title}"
+        backends = _warm_up(model, to_tensor(batch).to(device))
+        totals = Totals()
+        kept: dict[str, Tensor] = {}
+        with progress(len(photos), is_shown=is_many) as show:
+            while batch is not None:
+                maps = _forward(model, to_tensor(batch).to(device), totals)
+                for index, photo in enumerate(batch, start=1):
+                    own = [each[index - 1].cpu() for each in maps]
+                    _draw(photo, own, title, targets[photo.name])
+                    if args.save is not None:
+                        kept |= _named(photo, own)
+                    show(totals.photos - len(batch) + index + len(failures))
+                batch = next(todo, None)
+        if args.save is not None:
+            _save(args, weights, kept)
+
+    picture = next(iter(targets.values()))
+    facts = {
+        "photo": str(paths[0]) if args.photos else f"{paths[0].name}, which comes with the library",
+        "model": f"vit_adapter_{args.model}, {_millions(model)} parameters",
+        "weights": weights.text,
+        "device": _describe(device),
+        "backends": ", ".join(f"{op}: {name}" for op, name in backends.items()),
+        "time": f"{totals.seconds:.3f} s in the model, after a warm-up run; reading and drawing "
+        "not counted",
+        "speed": f"{totals.photos / totals.seconds:.2f} images/s",
+        "peak memory": _peak_memory(device),
+        "picture": str(picture),
+    }
+    if is_many:
+        facts["photo"] = f"{totals.photos} of {len(photos)}"
+        facts["speed"] += f" in batches of up to {args.batch}"
+        facts["picture"] = f"{totals.photos} in {picture.parent}"
+    if args.save is not None:
+        facts["maps"] = str(args.save)
+    print_report(totals, ViTAdapter.strides, facts)
+    return failures
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+        return value
+
+    return integer
+
+
+def _device(name: str | None) -> torch.device:
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        raise CommandError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    return torch.device(name or ("cuda" if has_cuda else "cpu"))
+
+
+def _build(args: argparse.Namespace, device: torch.device) -> tuple[ViTAdapter, _Weights]:
+    torch.manual_seed(args.seed)
+    model: ViTAdapter = getattr(presets, f"vit_adapter_{args.model}")()
+    if args.weights is None:
+        text = f"random (seed {args.seed}): these are the features of an untrained network"
+        return model.eval().to(device), _Weights(text, "random weights")
+    found = load_checkpoint(model, args.weights)
+    text, title = f"{args.weights} ({found.format})", f"weights {args.weights.name}"
+    # Of all formats, only that of trained ViT-Adapters has the adapter.
+    if found.format != "upstream":
+        text += f": ViT only; the adapter is random (seed {args.seed})"
+        title += ", random adapter"
+    return model.eval().to(device), _Weights(text, title)
+
+
+class _Skips(logging.Handler):
+    """Remembers which backends of an op were passed over, as ``choose`` logs them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.seen: set[tuple[object, object]] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(record.args, tuple) and len(record.args) == 3:
+            self.seen.add(record.args[:2])
+
+
+def _warm_up(model: ViTAdapter, image: Tensor) -> dict[str, str]:
+    """Run the model once, and return the backend that each of its ops ran on."""
+    try:
+        wanted = _backends.requested(None)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    logger, skips = logging.getLogger("vitadapter_fast"), _Skips()
+    level = logger.level
+    logger.addHandler(skips)
+    logger.setLevel(logging.DEBUG)
+    try:
+        with torch.inference_mode():
+            model(image)
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(skips)
+    used = {}
+    for op, module in _OPS.items():
+        modules = importlib.import_module(f".ops.{module}", __package__).BACKENDS
+        names = [_backends.name_of(each) for each in modules]
+        used[op] = wanted or next(name for name in names if (op, name) not in skips.seen)
+    return used
+
+
+def _forward(model: ViTAdapter, image: Tensor, totals: Totals) -> list[Tensor]:
+    def now() -> float:
+        if image.is_cuda:
+            torch.cuda.synchronize(image.device)
+        return time.perf_counter()
+
+    start = now()
+    with torch.inference_mode():
+        maps: list[Tensor] = model(image)
+    totals.add(image, maps, now() - start)
+    return maps
+
+
+def _draw(photo: Photo, maps: Sequence[Tensor], title: str, target: Path) -> None:
+    picture = draw_features(photo.pixels, maps, ViTAdapter.strides, title=title, name=photo.name)
+    with replacing(target) as part:
+        picture.save(part, Image.registered_extensions()[target.suffix.lower()])
+
+
+def _named(photo: Photo, maps: Sequence[Tensor]) -> dict[str, Tensor]:
+    # Copied: a view would keep the maps of its whole batch in memory.
+    return {
+        f"{photo.name}.level{level}": each[None].clone() for level, each in enumerate(maps, start=1)
+    }
+
+
+def _save(args: argparse.Namespace, weights: _Weights, kept: dict[str, Tensor]) -> None:
+    metadata = {
+        "format": "pt",
+        "model": f"vit_adapter_{args.model}",
+        "size": str(args.size),
+        "weights": weights.text,
+        "vitadapter_fast": __version__,
+    }
+    with replacing(args.save) as part:
+        save_file(kept, part, metadata=metadata)
+
+
+def _millions(model: ViTAdapter) -> str:
+    return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} M"
+
+
+def _describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda, {torch.cuda.get_device_name(device)}"
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def _peak_memory(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 2**20:.0f} MiB of tensors on the GPU"
+    try:
+        import resource
+    except ImportError:
+        return "not known on this system"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts bytes, the others KiB.
+    return f"{peak / (2**20 if sys.platform == 'darwin' else 2**10):.0f} MiB of this process"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(
+        error, (MemoryError, torch.cuda.OutOfMemoryError)
+    ) or "can't allocate memory" in str(error)

@@ -1,0 +1,99 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the user asked to write in, checked paths out; a file appears complete or not at all."""
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from .features_photos import SUFFIXES, CommandError
+
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def picture_paths(
+    names: Sequence[str], photos: Sequence[Path], out: Path | None, *, is_many: bool
+) -> dict[str, Path]:
+    """Return where the picture of each photo goes, by name.
+
+    Args:
+        names: Unique name of each photo.
+        photos: Path of each, which no picture may replace.
+        out: A file, or a folder; None for ``features.png`` or, for many, the folder ``features``.
+        is_many: Whether ``out`` has to be a folder, which may not exist yet.
+
+    Raises:
+        CommandError: ``out`` is of the wrong kind, or one of the photos.
+    """
+    if is_many:
+        folder = Path("features") if out is None else out
+        if folder.suffix.lower() in SUFFIXES or (folder.exists() and not folder.is_dir()):
+            raise CommandError(f"--out {folder}: wanted a folder, for the pictures of many photos")
+        targets = {name: folder / f"{name}.png" for name in names}
+    else:
+        picture = Path("features.png") if out is None else out
+        if picture.is_dir():
+            picture = picture / f"{names[0]}.png"
+        if picture.suffix.lower() not in _PICTURE_SUFFIXES:
+            raise CommandError(
+                f"--out {picture}: wanted a name that ends in {', '.join(_PICTURE_SUFFIXES)}"
+            )
+        _check_folder("--out", picture)
+        targets = {names[0]: picture}
+    inputs = {os.path.realpath(path) for path in photos}
+    for target in targets.values():
+        if os.path.realpath(target) in inputs:
+            raise CommandError(f"--out: {target} is one of the photos and would be overwritten")
+    return targets
+
+
+def check_save_path(path: Path) -> None:
+    """Raise CommandError unless feature maps can go to ``path``."""
+    if path.suffix != ".safetensors" or path.is_dir():
+        raise CommandError(f"--save {path}: wanted a file name that ends in .safetensors")
+    _check_folder("--save", path)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder unless it exists.
+
+    Raises:
+        CommandError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"{folder}: cannot be made: {error.strerror}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to, that takes the place of ``path`` if the block ends well.
+
+    Raises:
+        CommandError: The file cannot be written; ``path`` is as before.
+    """
+    # In the target's folder, because only within one file system is a replacement atomic.
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.touch(exist_ok=False)
+        mode = part.stat().st_mode
+        yield part
+        # safetensors makes files for their owner alone; the user's umask shall decide.
+        part.chmod(mode)
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise CommandError(f"{path}: cannot be written: {reason or error}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def _check_folder(option: str, path: Path) -> None:
+    if not path.parent.is_dir():
+        raise CommandError(f"{option} {path}: the folder {path.parent} does not exist")
