@@ -1,0 +1,165 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Shapes and inputs of the operators, shared by tests and benchmarks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HW = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class AttnCase:
+    """One shape of multi-scale deformable attention; ``query_hw`` empty means the classic form."""
+
+    name: str
+    batch: int
+    heads: int
+    channels: int
+    points: int
+    level_hw: tuple[HW, ...]
+    query_hw: tuple[HW, ...] = ()
+    queries: int = 0
+
+    @property
+    def num_queries(self) -> int:
+        return sum(h * w for h, w in self.query_hw) if self.query_hw else self.queries
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(h * w for h, w in self.level_hw)
+
+    def classic(self) -> "AttnCase":
+        """Return the same shape for the classic entry point."""
+        return replace(self, query_hw=(), queries=self.num_queries)
+
+
+@dataclass
+class AttnInputs:
+    """Tensors of one case; points and weights are locations/weights or offsets/logits."""
+
+    case: AttnCase
+    value: Tensor
+    points: Tensor
+    weights: Tensor
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.value, self.points, self.weights
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "AttnInputs":
+        return AttnInputs(self.case, *(change(tensor) for tensor in self.tensors()))
+
+    def to(self, value_dtype: torch.dtype) -> "AttnInputs":
+        """Cast for a value dtype: locations stay float32, everything else follows the value."""
+        wide = torch.float64 if value_dtype == torch.float64 else torch.float32
+        points = self.points.to(value_dtype if self.case.query_hw else wide)
+        return AttnInputs(
+            self.case, self.value.to(value_dtype), points, self.weights.to(value_dtype)
+        )
+
+    def requires_grad(self) -> "AttnInputs":
+        return self.map(lambda tensor: tensor.detach().requires_grad_())
+
+    def run(self, backend: str | None = None) -> Tensor:
+        from vitadapter_fast.ops import ms_deform_attn, ms_deform_attn_grid
+
+        case = self.case
+        if case.query_hw:
+            return ms_deform_attn_grid(
+                self.value, case.level_hw, case.query_hw, self.points, self.weights, backend=backend
+            )
+        return ms_deform_attn(self.value, case.level_hw, self.points, self.weights, backend=backend)
+
+
+def injector(name: str, image: int, heads: int, channels: int, batch: int = 1) -> AttnCase:
+    """Return the injector's shape: ViT tokens (1/16) query the prior's three levels."""
+    levels = tuple((image // s, image // s) for s in (8, 16, 32))
+    return AttnCase(name, batch, heads, channels, 4, levels, (levels[1],))
+
+
+def extractor(name: str, image: int, heads: int, channels: int, batch: int = 1) -> AttnCase:
+    """Return the extractor's shape: the prior's three grids query the ViT map (1/16)."""
+    levels = tuple((image // s, image // s) for s in (8, 16, 32))
+    return AttnCase(name, batch, heads, channels, 4, (levels[1],), levels)
+
+
+# (heads, channels per head) of the deformable attention of each model.
+MODEL_HEADS = {"s": (6, 64), "b": (12, 32), "l": (16, 32), "g": (24, 32)}
+
+# Real shapes, at an image size that keeps the float64 reference quick.
+REAL = [
+    make(f"{kind}_{model}_{image}", image, *MODEL_HEADS[model])
+    for kind, make in (("injector", injector), ("extractor", extractor))
+    for model, image in (("s", 160), ("b", 192), ("l", 128), ("g", 96))
+]
+
+AWKWARD = [
+    AttnCase("one_pixel_level", 2, 2, 8, 2, ((1, 1), (3, 5)), ((2, 3),)),
+    AttnCase("one_row_level", 1, 3, 16, 4, ((1, 17),), ((5, 1), (1, 7))),
+    AttnCase("prime_sizes", 2, 3, 32, 4, ((11, 13), (7, 5), (3, 2)), ((13, 17),)),
+    AttnCase("odd_channels", 1, 2, 7, 3, ((5, 4), (2, 2)), ((3, 3),)),
+    AttnCase("one_channel", 1, 1, 1, 1, ((4, 4),), ((2, 5),)),
+    AttnCase("many_channels", 1, 1, 173, 2, ((4, 6),), ((3, 3),)),
+    AttnCase("wide_head", 1, 2, 128, 4, ((9, 7),), ((5, 6),)),
+    AttnCase("one_point", 2, 4, 16, 1, ((6, 6), (3, 3)), ((7, 3),)),
+    AttnCase(
+        "five_levels_nine_points", 1, 2, 24, 9, ((9, 8), (5, 4), (3, 2), (2, 1), (1, 1)), ((4, 3),)
+    ),
+    AttnCase("four_levels", 1, 2, 32, 4, ((8, 8), (4, 4), (2, 2), (1, 1)), ((6, 5),)),
+    AttnCase("empty_batch", 0, 2, 16, 4, ((4, 4),), ((3, 3),)),
+    AttnCase("no_heads", 1, 0, 16, 4, ((4, 4),), ((3, 3),)),
+]
+
+NO_QUERIES = AttnCase("no_queries", 2, 2, 16, 4, ((4, 4),), queries=0)
+
+ALL = REAL + AWKWARD
+
+
+def make_inputs(
+    case: AttnCase,
+    *,
+    spread: float = 2.0,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+) -> AttnInputs:
+    """Make inputs whose points lie about the query, ``spread`` pixels away, some outside the map.
+
+    Every coordinate keeps 0.05 px away from pixel centers, where the location gradient jumps.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    B, Q, M, L, P = case.batch, case.num_queries, case.heads, len(case.level_hw), case.points
+    centers = query_centers(case, generator)  # [Q, 2]
+    sizes = torch.tensor([[w, h] for h, w in case.level_hw], dtype=torch.float64)
+    pixels = centers[:, None, None, None] * sizes[:, None] - 0.5  # [Q, 1, L, 1, 2]
+    wanted = pixels + spread * normal(B, Q, M, L, P, 2)
+    cell = wanted.floor()
+    wanted = cell + 0.05 + 0.9 * (wanted - cell)
+    if case.query_hw:
+        points = wanted - pixels
+        weights = 2 * normal(B, Q, M, L, P)
+    else:
+        points = (wanted + 0.5) / sizes[:, None]
+        weights = normal(B, Q, M, L * P).softmax(-1).view(B, Q, M, L, P)
+    value = normal(B, case.num_tokens, M, case.channels)
+    return AttnInputs(case, value.to(device), points.to(device), weights.to(device)).to(dtype)
+
+
+def query_centers(case: AttnCase, generator: Any = None) -> Tensor:
+    """Return where the queries look, [Q, 2] as (x, y) in [0, 1]; random for the classic form."""
+    if not case.query_hw:
+        return torch.rand(case.num_queries, 2, generator=generator, dtype=torch.float64)
+    grids = []
+    for h, w in case.query_hw:
+        y = (torch.arange(h, dtype=torch.float64) + 0.5) / h
+        x = (torch.arange(w, dtype=torch.float64) + 0.5) / w
+        grids.append(torch.stack((x.expand(h, w), y[:, None].expand(h, w)), -1).view(-1, 2))
+    return torch.cat(grids)

@@ -1,0 +1,91 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Build the extension with its CUDA kernels as C++ that executes on the CPU, and route calls to it.
+
+See csrc/common/cuda_on_cpu.h for what such a run can show.
+"""
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pybind11
+import pytest
+import torch
+
+from vitadapter_fast.ops import _native
+from vitadapter_fast.ops.ms_deform_attn import cuda
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def build(flags: str) -> Path:
+    """Return the extension, built with extra compiler flags unless a build of these sources is there."""
+    sources = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
+    digest = hashlib.sha256(flags.encode())
+    for path in sources:
+        digest.update(path.read_bytes())
+    folder = ROOT / "build" / f"cuda_on_cpu-{digest.hexdigest()[:16]}"
+    if not any(folder.glob("out/_C*.so")):
+        options = {
+            "CMAKE_BUILD_TYPE": "None",
+            "CMAKE_CXX_FLAGS": flags,
+            "CMAKE_INSTALL_PREFIX": folder / "out",
+            "Python_EXECUTABLE": sys.executable,
+            "pybind11_DIR": pybind11.get_cmake_dir(),
+            "VITADAPTER_CUDA": "on_cpu",
+        }
+        definitions = [f"-D{name}={value}" for name, value in options.items()]
+        run("cmake", "-S", ROOT / "csrc", "-B", folder, "-G", "Ninja", *definitions)
+        run("cmake", "--build", folder)
+        run("cmake", "--install", folder)
+    (extension,) = folder.glob("out/_C*.so")
+    return extension
+
+
+def run(*command: Any) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": path},
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@cache
+def load() -> ModuleType:
+    """Return the extension; VITADAPTER_TEST_CUDA_FLAGS adds compiler flags, as for sanitizers."""
+    flags = "-O2 " + os.environ.get("VITADAPTER_TEST_CUDA_FLAGS", "")
+    spec = importlib.util.spec_from_file_location("_C", build(flags.strip()))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def route(monkeypatch: pytest.MonkeyPatch, value_gradient: str = "by rule") -> None:
+    """Make ``backend="cuda"`` run on CPU tensors, its value gradient summed in the given way."""
+    extension, compiled = load(), _native.launch
+
+    def launch(name: str, **arguments: Any) -> None:
+        if name.endswith("_cuda"):
+            getattr(extension, name)(**arguments)
+        else:
+            compiled(name, **arguments)
+
+    monkeypatch.setattr(_native, "launch", launch)
+    monkeypatch.setattr(cuda, "unsupported_reason", cuda.size_reason)
+    if value_gradient == "atomics":
+        monkeypatch.setattr(cuda, "_POINTS_PER_PIXEL", float("inf"))
+    elif value_gradient == "records":
+        monkeypatch.setattr(cuda, "_POINTS_PER_PIXEL", 0)
+    elif value_gradient == "deterministic":
+        monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)

@@ -1,0 +1,264 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""What every operator promises to torch and to its callers, whatever the backend."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from cases import REAL, AttnCase, make_inputs
+from torch import Tensor
+
+import vitadapter_fast
+from vitadapter_fast import BackendUnavailable
+from vitadapter_fast.ops import ms_deform_attn, ms_deform_attn_grid, patch_embed
+
+SMALL = AttnCase("small", 2, 2, 8, 2, ((4, 5), (2, 3)), ((3, 2), (1, 2)))
+OPS = torch.ops.vitadapter_fast
+
+
+def flat(sizes: Any) -> list[int]:
+    return [size for hw in sizes for size in hw]
+
+
+def grid_args(dtype: torch.dtype = torch.float64) -> tuple[Any, ...]:
+    inputs = make_inputs(SMALL, dtype=dtype).requires_grad()
+    sizes = flat(SMALL.level_hw), flat(SMALL.query_hw)
+    return inputs.value, *sizes, inputs.points, inputs.weights
+
+
+def classic_args(dtype: torch.dtype = torch.float64) -> tuple[Any, ...]:
+    inputs = make_inputs(SMALL.classic(), dtype=dtype).requires_grad()
+    return inputs.value, flat(SMALL.level_hw), inputs.points, inputs.weights
+
+
+def patch_args(dtype: torch.dtype = torch.float64, mode: str = "bicubic") -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(0)
+
+    def leaf(*shape: int) -> Tensor:
+        tensor = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return tensor.to(dtype).requires_grad_()
+
+    return leaf(2, 2, 5, 7), leaf(3, 2, 2, 2), leaf(3), leaf(10, 3), [2, 5], mode
+
+
+CALLS = {
+    "ms_deform_attn": (OPS.ms_deform_attn.default, classic_args),
+    "ms_deform_attn_grid": (OPS.ms_deform_attn_grid.default, grid_args),
+    "patch_embed": (OPS.patch_embed.default, patch_args),
+}
+Args = Callable[..., tuple[Any, ...]]
+
+
+def leaves(args: tuple[Any, ...]) -> list[Tensor]:
+    return [arg for arg in args if isinstance(arg, Tensor)]
+
+
+@pytest.mark.parametrize(("op", "make"), CALLS.values(), ids=CALLS)
+def test_opcheck(op: Any, make: Args) -> None:
+    torch.library.opcheck(op, make(torch.float32))
+
+
+@pytest.mark.parametrize(("op", "make"), CALLS.values(), ids=CALLS)
+def test_gradcheck(op: Any, make: Args) -> None:
+    args = make()
+
+    def run(*tensors: Tensor) -> Tensor:
+        queue = list(tensors)
+        return op(*[queue.pop(0) if isinstance(arg, Tensor) else arg for arg in args])  # type: ignore[no-any-return]
+
+    assert torch.autograd.gradcheck(run, leaves(args))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize(("op", "make"), CALLS.values(), ids=CALLS)
+def test_compile_fullgraph_with_gradients(op: Any, make: Args, backend: str) -> None:
+    args = make(torch.float32)
+    compiled = torch.compile(lambda *a: 2 * op(*a), fullgraph=True, backend=backend)
+    wanted, got = 2 * op(*args), compiled(*args)
+    torch.testing.assert_close(got, wanted)
+    for a, b in zip(
+        torch.autograd.grad(got.sum(), leaves(args)),
+        torch.autograd.grad(wanted.sum(), leaves(args)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_public_functions_compile_with_dynamic_sizes() -> None:
+    def run(value: Tensor, offsets: Tensor, logits: Tensor, h: int, w: int) -> Tensor:
+        return ms_deform_attn_grid(value, [(h, w)], [(w, h)], offsets, logits)
+
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend="aot_eager")
+    for h, w in ((4, 5), (6, 7), (9, 3)):
+        case = AttnCase("dynamic", 1, 2, 8, 4, ((h, w),), ((w, h),))
+        inputs = make_inputs(case, dtype=torch.float32)
+        torch.testing.assert_close(compiled(*inputs.tensors(), h, w), inputs.run())
+
+
+@pytest.mark.parametrize(("op", "make"), CALLS.values(), ids=CALLS)
+def test_second_derivatives_are_refused(op: Any, make: Args) -> None:
+    args = make()
+    grad_out = torch.ones_like(op(*args)).requires_grad_()
+    with pytest.raises(NotImplementedError, match="second derivatives"):
+        torch.autograd.grad(op(*args), leaves(args), grad_out, create_graph=True)
+
+
+def test_autocast_runs_in_16_bits_but_keeps_locations() -> None:
+    inputs = make_inputs(REAL[1].classic(), dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = inputs.run()
+    by_hand = ms_deform_attn(
+        inputs.value.bfloat16(), inputs.case.level_hw, inputs.points, inputs.weights.bfloat16()
+    )
+    assert got.dtype == torch.bfloat16 and torch.equal(got, by_hand)
+
+
+def test_autocast_casts_offsets_and_logits() -> None:
+    inputs = make_inputs(REAL[1], dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = inputs.run()
+    assert torch.equal(got, inputs.map(lambda tensor: tensor.bfloat16()).run())
+
+
+def test_autocast_gradients_come_back_in_the_dtype_of_the_leaves() -> None:
+    inputs = make_inputs(REAL[1], dtype=torch.float32).requires_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = inputs.run()
+    grads = torch.autograd.grad(out.float().sum(), inputs.tensors())
+    assert all(grad.dtype == torch.float32 for grad in grads)
+
+
+def test_autocast_patch_embed_keeps_the_residual_stream_in_the_dtype_of_the_table() -> None:
+    args = patch_args(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = OPS.patch_embed(*args)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, OPS.patch_embed(*args), rtol=0.02, atol=0.1)
+
+
+def test_autocast_leaves_float64_alone() -> None:
+    args = grid_args()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = OPS.ms_deform_attn_grid(*args)
+    assert out.dtype == torch.float64
+
+
+@pytest.mark.parametrize(("op", "make"), CALLS.values(), ids=CALLS)
+def test_meta_tensors_give_meta_results(op: Any, make: Args) -> None:
+    args = [a.to("meta") if isinstance(a, Tensor) else a for a in make(torch.float32)]
+    out = op(*args)
+    assert out.device.type == "meta" and out.shape == op(*make(torch.float32)).shape
+
+
+def test_unknown_backend_name_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match=r"backend= must be one of .*, got 'fast'"):
+        make_inputs(SMALL).run("fast")
+    with pytest.raises(ValueError, match="got 'fast'"), vitadapter_fast.backend("fast"):
+        pass
+
+
+def test_named_backend_that_cannot_run_says_why() -> None:
+    value = torch.empty(1, 4, 1, 8, device="meta")
+    points = torch.empty(1, 1, 1, 1, 1, 2, device="meta")
+    from vitadapter_fast.ops._backends import choose
+    from vitadapter_fast.ops.ms_deform_attn import BACKENDS, _classic_call
+
+    call = _classic_call(value, [2, 2], points, points[..., 0])
+    with pytest.raises(BackendUnavailable, match="'cpu' cannot run: it runs on CPU tensors"):
+        choose("ms_deform_attn", BACKENDS, call, "cpu")
+
+
+def test_backend_that_an_op_lacks_is_named_with_those_it_has() -> None:
+    with pytest.raises(BackendUnavailable, match="has no backend 'cuda', only reference"):
+        patch_embed(*patch_args()[:4], (2, 5), backend="cuda")
+
+
+def test_with_block_forces_the_backend_of_forward_and_backward(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from vitadapter_fast.ops.ms_deform_attn import cpu
+
+    def fail(*args: Any) -> None:
+        raise AssertionError("the cpu backend ran")
+
+    monkeypatch.setattr(cpu, "forward", fail)
+    monkeypatch.setattr(cpu, "backward", fail)
+    inputs = make_inputs(SMALL).requires_grad()
+    with vitadapter_fast.backend("reference"):
+        out = inputs.run()
+    torch.autograd.grad(out.sum(), inputs.tensors())  # outside the block, as an optimizer step is
+    with pytest.raises(AssertionError, match="the cpu backend ran"):
+        inputs.run()
+
+
+def test_environment_variable_forces_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITADAPTER_BACKEND", "triton")
+    with pytest.raises(BackendUnavailable, match="triton"):
+        make_inputs(SMALL).run()
+    assert make_inputs(SMALL).run("reference").isfinite().all()
+
+
+def test_skipped_backend_logs_its_reason(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from vitadapter_fast.ops.ms_deform_attn import cpu
+
+    monkeypatch.setattr(cpu, "unsupported_reason", lambda call: "it is Sunday")
+    with caplog.at_level(logging.DEBUG, logger="vitadapter_fast"):
+        make_inputs(SMALL).run()
+    assert "skipped cpu: it is Sunday" in caplog.text
+
+
+BAD_CALLS: dict[str, tuple[dict[str, Any], str]] = {
+    "value_rank": ({"value": torch.zeros(1, 4, 8)}, r"value must be \[B, S, M, D\]"),
+    "value_dtype": ({"value": torch.zeros(1, 4, 1, 8, dtype=torch.long)}, "must be a floating"),
+    "tokens": ({"level_hw": [(2, 3)]}, "as many pixels as value has tokens, 4"),
+    "levels": ({"level_hw": [(1, 2), (1, 2)]}, r"locations must be \[B, Q, M, 2, P, 2\]"),
+    "no_levels": ({"level_hw": []}, "pairs of positive sizes"),
+    "negative_size": ({"level_hw": [(-2, -2)]}, "pairs of positive sizes"),
+    "heads": (
+        {"locations": torch.zeros(1, 3, 2, 1, 2, 2), "weights": torch.zeros(1, 3, 2, 1, 2)},
+        r"locations must begin \[1, Q, 1\]",
+    ),
+    "weights_shape": (
+        {"weights": torch.zeros(1, 3, 1, 1, 3)},
+        r"weights must be \(1, 3, 1, 1, 2\)",
+    ),
+    "half_locations": (
+        {"locations": torch.zeros(1, 3, 1, 1, 2, 2, dtype=torch.half)},
+        "locations must be torch.float32 with a torch.float32 value",
+    ),
+    "double_weights": (
+        {"weights": torch.zeros(1, 3, 1, 1, 2, dtype=torch.double)},
+        "weights must be torch.float32",
+    ),
+    "device": ({"weights": torch.zeros(1, 3, 1, 1, 2, device="meta")}, "must be on cpu with value"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_CALLS.values(), ids=BAD_CALLS)
+def test_bad_attention_call_is_a_value_error(change: dict[str, Any], message: str) -> None:
+    call: dict[str, Any] = {
+        "value": torch.zeros(1, 4, 1, 8),
+        "level_hw": [(2, 2)],
+        "locations": torch.zeros(1, 3, 1, 1, 2, 2),
+        "weights": torch.zeros(1, 3, 1, 1, 2),
+    }
+    ms_deform_attn(**call)
+    with pytest.raises(ValueError, match=f"^ms_deform_attn: .*{message}"):
+        ms_deform_attn(**(call | change))
+
+
+@pytest.mark.parametrize("query_hw", [[], [(2, 2)], [(3, 1), (1, 1)], [(3, -1)]])
+def test_bad_query_grid_is_a_value_error(query_hw: Any) -> None:
+    with pytest.raises(ValueError, match=r"^ms_deform_attn_grid: query_hw"):
+        ms_deform_attn_grid(
+            torch.zeros(1, 4, 1, 8),
+            [(2, 2)],
+            query_hw,
+            torch.zeros(1, 3, 1, 1, 2, 2),
+            torch.zeros(1, 3, 1, 1, 2),
+        )

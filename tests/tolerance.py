@@ -1,0 +1,35 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""How far a kernel may be from float64: the error of the reference in its dtype sets the scale."""
+
+import torch
+from torch import Tensor
+
+
+def max_err(got: Tensor, truth: Tensor) -> float:
+    """Largest absolute difference; infinite where exactly one side is not finite."""
+    difference = (got.double() - truth.double()).abs()
+    same = (got.double() == truth.double()) | (got.isnan() & truth.isnan())
+    difference = torch.where(same, 0.0, difference.nan_to_num(float("inf"), float("inf")))
+    return difference.max().item() if difference.numel() else 0.0
+
+
+def budget(reference: Tensor, truth: Tensor, dtype: torch.dtype) -> float:
+    """Return the error that a kernel may have: 2 x the reference's + 4 eps x the truth's peak.
+
+    A float64 reference is the truth itself and has no error to measure: pass the reference in
+    float32, whose error is scaled to ``dtype``. The truth is then no more exact than the kernel, so
+    both may be off.
+    """
+    peak = truth.abs().nan_to_num(0, 0, 0).max().item() if truth.numel() else 0.0
+    eps = torch.finfo(dtype).eps
+    scale = eps / torch.finfo(reference.dtype).eps
+    one_sided = 2 * scale * max_err(reference, truth) + 4 * eps * peak
+    return 2 * one_sided if dtype == torch.float64 else one_sided
+
+
+def assert_close(got: Tensor, reference: Tensor, truth: Tensor, what: str) -> None:
+    """Fail unless ``got`` is within its budget of ``truth``."""
+    assert got.shape == truth.shape, f"{what}: shape {tuple(got.shape)}, not {tuple(truth.shape)}"
+    error, allowed = max_err(got, truth), budget(reference, truth, got.dtype)
+    assert error <= allowed, f"{what}: error {error:.3g} exceeds {allowed:.3g}"
