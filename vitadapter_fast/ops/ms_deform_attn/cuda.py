@@ -153,4 +153,4 @@ def _num_cells(call: Call) -> int:
 
 def _is_crowded(call: Call) -> bool:
     _, Q, _, L, P, _ = call.points.shape
-    return Q * L * P > _POINTS_PER_PIXEL * call.value.shape[1]
+    return _POINTS_PER_PIXEL * call.value.shape[1] < Q * L * P
