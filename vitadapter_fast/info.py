@@ -73,20 +73,21 @@ def probes() -> dict[str, Probe]:
     }
 
 
-def why_not(probe: Probe, backend: str) -> str | None:
-    """Return why ``backend`` cannot run the probe on this machine, or None."""
+def why_not(op: str, probe: Probe, backend: str) -> str | None:
+    """Return why ``backend`` cannot run the probe of ``op`` on this machine, or None."""
     device = "cuda" if backend in ("cuda", "triton") and torch.cuda.is_available() else "cpu"
     try:
         probe.run(backend, *probe.to(device, torch.float32).tensors)
     except BackendUnavailable as error:
-        return str(error).partition(": ")[2]
+        # "op: backend 'name' cannot run: reason", or what the op has instead.
+        return str(error).split("cannot run: ", 1)[-1].removeprefix(f"{op}: ")
     return None
 
 
 def table() -> dict[str, dict[str, str | None]]:
     """Return {op: {backend: None where it runs here, else the reason}}."""
     return {
-        op: {backend: why_not(probe, backend) for backend in NAMES}
+        op: {backend: why_not(op, probe, backend) for backend in NAMES}
         for op, probe in probes().items()
     }
 
@@ -120,7 +121,6 @@ def check(probe: Probe, backend: str, dtype: torch.dtype) -> float:
 def facts() -> dict[str, str]:
     """Return versions, devices and build facts, ready to print."""
     build = _native.build_info()
-    cuda = build.get("cuda_compiler")
     result = {
         "vitadapter_fast": __version__,
         "python": platform.python_version(),
@@ -133,11 +133,8 @@ def facts() -> dict[str, str]:
     }
     if build:
         result["CPU instruction set"] = str(build["cpu_isa"])
-        result["CUDA kernels"] = (
-            f"{'yes' if build['cuda_kernels'] else 'no kernels in this version'}, "
-            f"nvcc {cuda}, archs {build['cuda_archs']}"
-            if cuda
-            else "not built: no CUDA compiler at build time"
+        result["CUDA kernels"] = _native.cuda_unavailable_reason() or (
+            f"built for {_native.archs(build)} by nvcc {build['cuda_compiler']}"
         )
     return result
 

@@ -82,6 +82,7 @@ def row_strides(tensor: Tensor) -> tuple[int, int]:
     return tensor.stride(0), tensor.stride(1)
 
 
+@cache
 def cuda_unavailable_reason() -> str | None:
     """Return why the extension's CUDA kernels cannot run here, or None."""
     if (reason := unavailable_reason()) is not None:

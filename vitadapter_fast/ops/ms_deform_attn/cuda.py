@@ -22,10 +22,10 @@ _POINTS_PER_PIXEL = 8
 
 def unsupported_reason(call: Call) -> str | None:
     """Return why the CUDA kernels cannot run this call, or None."""
-    if call.value.device.type != "cuda":
-        return f"it runs on CUDA tensors, got {call.value.device}"
     if (reason := _native.cuda_unavailable_reason()) is not None:
         return reason
+    if call.value.device.type != "cuda":
+        return f"it runs on CUDA tensors, got {call.value.device}"
     return size_reason(call)
 
 

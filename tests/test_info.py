@@ -1,0 +1,75 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""The op x backend table and the self-test behind ``python -m vitadapter_fast info``."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from vitadapter_fast import cli, info
+from vitadapter_fast.ops import _native
+from vitadapter_fast.ops.ms_deform_attn import cpu, cuda
+
+
+def test_every_op_has_a_cell_for_every_backend_and_runs_on_one() -> None:
+    table = info.table()
+    assert set(table) == {"ms_deform_attn", "ms_deform_attn_grid", "patch_embed"}
+    for cells in table.values():
+        assert list(cells) == ["cuda", "triton", "cpu", "reference"]
+        assert cells["reference"] is None
+        assert all(reason is None or reason for reason in cells.values())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_cuda_cell_tells_what_was_built_and_why_it_cannot_run() -> None:
+    reason = str(info.table()["ms_deform_attn"]["cuda"])
+    if _native.build_info()["cuda_kernels"]:
+        assert reason.startswith("built for sm_") and "cannot run here" in reason
+    else:
+        assert "built without CUDA kernels" in reason and "reinstall" in reason
+
+
+def test_architectures_are_named_as_people_write_them() -> None:
+    assert _native.archs({"cuda_archs": "80-real;90-real;90-virtual"}) == "sm_80, sm_90, PTX 9.0"
+    assert _native.archs({"cuda_archs": "80;120"}) == "sm_80, PTX 8.0, sm_120, PTX 12.0"
+
+
+def test_missing_extension_is_a_reason_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "_load", lambda: (None, "it is gone"))
+    assert info.table()["ms_deform_attn"]["cpu"] == "it is gone"
+    assert info.facts()["extension"] == "it is gone"
+
+
+def test_check_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "--check"]) == 0
+    out = capsys.readouterr().out
+    assert "ok ms_deform_attn_grid cpu float32" in out and "checks passed" in out
+
+
+@pytest.mark.parametrize("fault", ["output", "gradient", "nan"])
+def test_check_fails_on_a_wrong_kernel(
+    fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def spoil(tensor: Any) -> Any:
+        tensor.view(-1)[7] = float("nan") if fault == "nan" else tensor.abs().max() * 1.001 + 1e-3
+        return tensor
+
+    forward, backward = cpu.forward, cpu.backward
+    if fault == "gradient":
+        monkeypatch.setattr(cpu, "backward", lambda *a: [spoil(g) for g in backward(*a)])
+    else:
+        monkeypatch.setattr(cpu, "forward", lambda *a: spoil(forward(*a)))
+    assert cli.main(["info", "--check"]) == 1
+    captured = capsys.readouterr()
+    assert "WRONG ms_deform_attn cpu float32" in captured.out
+    assert "results are wrong" in captured.err
+
+
+def test_cuda_backend_objects_to_cpu_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitadapter_fast.ops.ms_deform_attn import _classic_call
+
+    monkeypatch.setattr(_native, "cuda_unavailable_reason", lambda: None)
+    points = torch.zeros(1, 1, 1, 1, 1, 2)
+    call = _classic_call(torch.zeros(1, 4, 1, 8), [2, 2], points, points[..., 0])
+    assert cuda.unsupported_reason(call) == "it runs on CUDA tensors, got cpu"
