@@ -10,6 +10,8 @@
 #include "common/dtype.h"
 
 #ifdef __CUDACC__
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #define VITADAPTER_HD __host__ __device__
 #else
 #define VITADAPTER_HD
@@ -25,6 +27,9 @@ VITADAPTER_HD inline float to_float(BFloat16 value) {
 }
 
 VITADAPTER_HD inline float to_float(Half value) {
+#ifdef __CUDA_ARCH__
+  return __half2float(__ushort_as_half(value.bits));
+#else
   const uint32_t sign = (value.bits & 0x8000u) << 16, exponent = (value.bits >> 10) & 31,
                  mantissa = value.bits & 0x3ffu;
   uint32_t bits;
@@ -38,16 +43,24 @@ VITADAPTER_HD inline float to_float(Half value) {
   float result;
   std::memcpy(&result, &bits, 4);
   return result;
+#endif
 }
 
 VITADAPTER_HD inline BFloat16 to_bfloat16(float value) {
+#ifdef __CUDA_ARCH__
+  return BFloat16{__bfloat16_as_ushort(__float2bfloat16_rn(value))};
+#else
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
   if (value != value) return {static_cast<uint16_t>((bits >> 16) | 0x40)};
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16)};
+#endif
 }
 
 VITADAPTER_HD inline Half to_half(float value) {
+#ifdef __CUDA_ARCH__
+  return Half{__half_as_ushort(__float2half_rn(value))};
+#else
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
   const uint16_t sign = (bits >> 16) & 0x8000u;
@@ -63,6 +76,7 @@ VITADAPTER_HD inline Half to_half(float value) {
   }
   bits += 0xfffu + ((bits >> 13) & 1) - (112u << 23);
   return {static_cast<uint16_t>(sign | (bits >> 13))};
+#endif
 }
 
 VITADAPTER_HD inline void from_compute(float value, float* out) { *out = value; }

@@ -203,6 +203,7 @@ void launch(Kernel kernel, dim3 grid, dim3 threads, const Params& params) {
 #define gridDim (cuda_on_cpu::grid_size)
 
 inline void __syncthreads() { cuda_on_cpu::meet(cuda_on_cpu::block.meeting); }
+inline void __syncwarp() { cuda_on_cpu::exchange(0xffffffffu, 0, 0); }
 
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int lane, int width = 32) {

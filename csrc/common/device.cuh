@@ -6,7 +6,6 @@
 #pragma once
 
 #ifdef __CUDACC__
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #else
 #include "common/cuda_on_cpu.h"

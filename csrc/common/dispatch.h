@@ -22,8 +22,8 @@ void dispatch_bool(bool value, Run&& run) {
   value ? run(std::true_type{}) : run(std::false_type{});
 }
 
-// Channels per head, and levels (of 4 points each), that have a specialized CUDA kernel. A build may
-// name fewer: sanitizers make each kernel take seconds to compile.
+// Channels per head, and levels (of 4 points each), that have a specialized CUDA kernel. A build
+// may name fewer: sanitizers make each kernel take seconds to compile.
 #ifndef VITADAPTER_HEAD_CHANNELS
 #define VITADAPTER_HEAD_CHANNELS 16, 32, 64, 128
 #endif

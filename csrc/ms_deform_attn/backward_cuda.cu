@@ -54,8 +54,19 @@ struct PointGradient {
   }
 };
 
+// Blocks of an SM that the registers must allow, the most with which nothing spills on sm_80, sm_90
+// and sm_120: where no atomic stands between them, the compiler gathers the loads of many points.
+template <typename T, Sum kSum>
+constexpr int min_blocks(int D, int L) {
+  if (kSum == Sum::kRecords) return L == 1 && D != 16 && sizeof(T) == 2 ? 2 : 1;
+  return L > 1 && (D == 16 || D == 128) ? 1 : 2;
+}
+
+constexpr int kPointsAtOnce = 2;
+
+// Registers, at most: 255 with one block, 128 with two.
 template <typename T, int D, int L, bool kGrid, Sum kSum>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, min_blocks<T, kSum>(D, L))
     points_backward_kernel(const __grid_constant__ KernelParams p) {
   using G = Group<T, D, L, kGrid>;
   const G group(p);
@@ -64,6 +75,18 @@ __global__ void __launch_bounds__(kThreads)
   int pixel[G::kOwned];
 #pragma unroll
   for (int i = 0; i < G::kOwned; ++i) pixel[i] = group.pixel(p, i);
+
+  if (kSum == Sum::kRecords && p.records && is_valid) {
+    // Before the loop: cells and fractions then need no registers in it.
+#pragma unroll
+    for (int i = 0; i < G::kOwned; ++i) {
+      const int k = group.lane + i * G::kLanes;
+      if (k >= G::LP) continue;
+      file_record(p, (row * p.heads + group.head) * G::LP + k, group.batch, group.head,
+                  p.level[G::level_of(k)], group.x[i], group.y[i], group.attention[i],
+                  group.query.index);
+    }
+  }
 
   float g[8];
   load8(static_cast<const T*>(p.grad_out) + group.batch * p.grad_out_stride_b +
@@ -79,6 +102,8 @@ __global__ void __launch_bounds__(kThreads)
 
 #pragma unroll
   for (int k = 0; k < G::LP; ++k) {
+    // Keeps the compiler from loading for all points at once, which it has no registers for.
+    if (k > 0 && k % kPointsAtOnce == 0) __syncwarp();
     const Level& level = p.level[k / G::P];
     const int i = k / G::kLanes;
     const int first = G::from_owner(pixel[i], k);
@@ -133,14 +158,12 @@ __global__ void __launch_bounds__(kThreads)
       store2(scale_x * gradient[i].x, scale_y * gradient[i].y,
              static_cast<typename G::PointType*>(p.grad_points) + 2 * at);
     }
-    if (kSum == Sum::kRecords && p.records)
-      file_record(p, at, group.batch, group.head, level, group.x[i], group.y[i], group.attention[i],
-                  group.query.index);
   }
 }
 
+// Registers, at most: 128.
 template <typename T, bool kGrid, Sum kSum>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     generic_points_backward_kernel(const __grid_constant__ KernelParams p) {
   using C = Compute<T>;
   const GenericGroup<C, kGrid> group(p);
@@ -227,12 +250,17 @@ void ms_deform_attn_points_backward_cuda(const MsDeformAttnParams& p) {
   const DeviceGuard guard(p.device);
   int64_t tiles;
   dispatch_sum(p.sum, [&](auto sum) {
-    const bool done = dispatch_specialized(p, [&](auto type, auto D, auto L, auto is_grid) {
+    bool done = false;
+    dispatch_specialized(p, [&](auto type, auto D, auto L, auto is_grid) {
       using T = decltype(type);
-      using G = Group<T, D(), L(), is_grid()>;
-      const KernelParams k = tiled_params<typename G::Tile>(p, G::kSlots, &tiles);
-      launch_tiles("ms_deform_attn backward", points_backward_kernel<T, D(), L(), is_grid(), sum()>,
-                   k, tiles, p);
+      // The state of so many points of float32 does not fit into a lane's registers.
+      if constexpr (D() > 16 || L() == 1 || sizeof(T) == 2) {
+        using G = Group<T, D(), L(), is_grid()>;
+        const KernelParams k = tiled_params<typename G::Tile>(p, G::kSlots, &tiles);
+        launch_tiles("ms_deform_attn backward",
+                     points_backward_kernel<T, D(), L(), is_grid(), sum()>, k, tiles, p);
+        done = true;
+      }
     });
     if (done) return;
     dispatch_generic(p, [&](auto type, auto is_grid) {

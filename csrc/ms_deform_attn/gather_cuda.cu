@@ -17,6 +17,7 @@ struct PlaceParams {
 };
 
 // Moves the record of every point to its place among those of its cell. A thread is a point.
+// Registers, at most: 32.
 template <typename C>
 __global__ void __launch_bounds__(kThreads) place_kernel(const __grid_constant__ PlaceParams p) {
   const int64_t point = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -66,7 +67,7 @@ __device__ __forceinline__ void for_each_touching(const GatherParams& p, int bat
   }
 }
 
-// D / 8 lanes share a pixel of one head.
+// D / 8 lanes share a pixel of one head. Registers, at most: 64.
 template <typename T, int D>
 __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant__ GatherParams p) {
   constexpr int kLanes = D / 8, kPixels = kThreads / kLanes;
@@ -86,8 +87,9 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant_
   store8(sum, static_cast<T*>(p.grad_value) + row * p.heads * D + column);
 }
 
+// Registers, at most: 128.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     generic_gather_kernel(const __grid_constant__ GatherParams p) {
   using C = Compute<T>;
   constexpr int kPixels = kThreads / kGenericLanes;

@@ -32,7 +32,7 @@ def dtype_id(dtype: torch.dtype) -> str:
 def results(inputs: AttnInputs, backend: str, cotangent: Tensor) -> dict[str, Tensor]:
     leaves = inputs.requires_grad()
     out = leaves.run(backend)
-    grads = torch.autograd.grad(out, leaves.tensors(), cotangent.to(out.dtype))
+    grads = torch.autograd.grad(out, leaves.tensors(), cotangent.to(out))
     return dict(zip(("out", "value", "points", "weights"), (out.detach(), *grads), strict=True))
 
 
@@ -43,18 +43,31 @@ def cotangent_of(inputs: AttnInputs) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64).to(inputs.value.dtype)
 
 
-def check(inputs: AttnInputs, backend: str) -> None:
+def check(inputs: AttnInputs, backend: str, device: str = "cpu") -> None:
     """Compare the output and every gradient with the truth, float64 on the same rounded inputs."""
     cotangent = cotangent_of(inputs)
     dtype = inputs.value.dtype
     truth = results(inputs.to(torch.float64), "reference", cotangent)
     scale = inputs.to(torch.float32) if dtype == torch.float64 else inputs
     reference = results(scale, "reference", cotangent)
-    got = results(inputs, backend, cotangent)
+    got = results(inputs.map(lambda tensor: tensor.to(device)), backend, cotangent)
     for name, tensor in got.items():
         if dtype != torch.float64:
             assert tensor.dtype == reference[name].dtype
-        assert_close(tensor, reference[name], truth[name], name)
+        assert_close(tensor.cpu(), reference[name], truth[name], name)
+
+
+def check_not_finite(backend: str, bad: float, case: AttnCase, device: str = "cpu") -> None:
+    """Compare with the same call whose bad points are moved outside by hand."""
+    inputs = make_inputs(case, dtype=torch.float32)
+    inputs.points[..., ::2, :] = bad  # every other point
+    outside = AttnInputs(case, inputs.value, inputs.points.clone(), inputs.weights)
+    outside.points[..., ::2, :] = -9e3
+    cotangent = cotangent_of(inputs)
+    got = results(inputs.map(lambda tensor: tensor.to(device)), backend, cotangent)
+    wanted = results(outside, "reference", cotangent)
+    for name in got:
+        torch.testing.assert_close(got[name].cpu(), wanted[name], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.usefixtures("nan_filled_memory")
@@ -125,15 +138,7 @@ def test_transposed_inputs_and_cotangent_give_the_same(backend: str) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30])
 @pytest.mark.parametrize("case", [REAL[0], REAL[0].classic()], ids=case_id)
 def test_points_that_are_not_finite_read_zero(backend: str, bad: float, case: AttnCase) -> None:
-    inputs = make_inputs(case, dtype=torch.float32)
-    inputs.points[..., ::2, :] = bad  # every other point
-    # The same call with those points moved outside by hand.
-    outside = AttnInputs(case, inputs.value, inputs.points.clone(), inputs.weights)
-    outside.points[..., ::2, :] = -9e3
-    cotangent = cotangent_of(inputs)
-    got, wanted = results(inputs, backend, cotangent), results(outside, "reference", cotangent)
-    for name in got:
-        torch.testing.assert_close(got[name], wanted[name], rtol=1e-4, atol=1e-4)
+    check_not_finite(backend, bad, case)
 
 
 @pytest.mark.parametrize("backend", [*KERNELS, "reference"])
