@@ -22,7 +22,7 @@ struct Grid {
   int64_t x = 1, y = 1, z = 1;
 };
 
-constexpr int64_t kMaxGridX = (int64_t(1) << 31) - 1, kMaxGridYZ = 65535;
+constexpr int64_t kMaxGridYZ = 65535;
 
 #ifdef __CUDACC__
 
@@ -39,7 +39,7 @@ inline void check_cuda(cudaError_t error, const char* what, int device) {
     message += "; rebuild with VITADAPTER_CUDA_ARCHS=" + std::to_string(major) +
                std::to_string(minor) + " pip install .";
   else if (error == cudaErrorInsufficientDriver)
-    message += "; update the NVIDIA driver, or use backend=\"triton\" or \"reference\"";
+    message += "; update the NVIDIA driver, or use backend=\"reference\"";
   else
     message += "; an earlier kernel may be the cause: run again with CUDA_LAUNCH_BLOCKING=1";
   throw std::runtime_error(message);

@@ -167,29 +167,18 @@ void work(const MsDeformAttnParams& p, TaskQueue& queue) {
   }
 }
 
-template <typename T>
-void run(const MsDeformAttnParams& p) {
-  run_workers(
-      p.batch * p.heads, p.num_threads,
-      [](void* params, TaskQueue& queue) {
-        work<T>(*static_cast<const MsDeformAttnParams*>(params), queue);
-      },
-      const_cast<MsDeformAttnParams*>(&p));
-}
-
 }  // namespace
 
 void ms_deform_attn_backward(const MsDeformAttnParams& p) {
-  switch (p.value_dtype) {
-    case DType::kFloat32:
-      return run<float>(p);
-    case DType::kFloat16:
-      return run<Half>(p);
-    case DType::kBFloat16:
-      return run<BFloat16>(p);
-    case DType::kFloat64:
-      return run<double>(p);
-  }
+  with_type(p.value_dtype, p.value, [&](auto* value) {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(value)>>;
+    run_workers(
+        p.batch * p.heads, p.num_threads,
+        [](void* params, TaskQueue& queue) {
+          work<T>(*static_cast<const MsDeformAttnParams*>(params), queue);
+        },
+        const_cast<MsDeformAttnParams*>(&p));
+  });
 }
 
 }  // namespace vitadapter::VITADAPTER_ISA

@@ -7,6 +7,7 @@
 
 #include <initializer_list>
 
+#include "common/check.h"
 #include "common/device.cuh"
 #include "common/dispatch.h"
 #include "ms_deform_attn/params.h"
@@ -63,6 +64,8 @@ struct KernelParams {
 // grid, and the number of tiles of one image.
 inline KernelParams kernel_params(const MsDeformAttnParams& p, int slots, int tile_w, int tile_h,
                                   int64_t* tiles) {
+  VITADAPTER_CHECK(p.levels <= kMaxLevels && p.query_grids <= kMaxGrids,
+                   "ms_deform_attn: at most 16 levels and 16 query grids");
   KernelParams k{};
   k.value = p.value, k.points = p.points, k.weights = p.weights, k.out = p.out;
   k.grad_out = p.grad_out, k.grad_points = p.grad_points, k.grad_weights = p.grad_weights;

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <type_traits>
 
 #include "common/scratch.h"
 #include "common/simd.h"
@@ -15,7 +16,7 @@
 
 namespace vitadapter::VITADAPTER_ISA {
 
-// Calls run(typed pointer) for a dtype that only loading and storing see.
+// Calls run(typed pointer) for a dtype.
 template <typename Run>
 inline void with_type(DType dtype, const void* base, Run&& run) {
   switch (dtype) {

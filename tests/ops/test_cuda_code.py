@@ -137,5 +137,6 @@ def test_forward_takes_at_most_80_instructions_for_a_query_and_head(arch: str) -
     else:
         pytest.skip(f"the extension was built without {arch}")
     counts = forward_instructions(binary, arch)
-    # A warp of 32 lanes works on eight queries of one head, without a loop: what is there is run.
+    # A warp works on eight queries of one head. All is straight-line code, but for the search of
+    # the query grid: six instructions a turn, at most twice.
     assert all(200 < count <= 8 * 80 for count in counts.values()), counts

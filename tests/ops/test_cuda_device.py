@@ -30,6 +30,7 @@ import vitadapter_fast
 from vitadapter_fast.ops import _native
 from vitadapter_fast.ops.ms_deform_attn import cuda
 
+ROOT = Path(__file__).resolve().parents[2]
 DEVICE = "cuda"
 HOW = ["atomics", "records", "deterministic"]
 # Many points to a cell, so that threads meet; and several levels.
@@ -212,6 +213,27 @@ def test_call_on_the_second_device_leaves_the_first_alone() -> None:
     check(make_inputs(REAL[1], dtype=torch.float32), "cuda", "cuda:1")
     assert torch.cuda.current_device() == 0
     assert allocations() == before
+
+
+ONLY_SECOND = """
+import torch
+from vitadapter_fast.ops import ms_deform_attn_grid
+shapes = (1, 64, 2, 32), (1, 64, 2, 1, 4, 2), (1, 64, 2, 1, 4)
+leaves = [torch.randn(*shape, device="cuda:1", requires_grad=True) for shape in shapes]
+value, offsets, logits = leaves
+out = ms_deform_attn_grid(value, [(8, 8)], [(8, 8)], offsets, logits, backend="cuda")
+torch.autograd.grad(out.sum(), leaves)
+assert not torch._C._cuda_hasPrimaryContext(0)
+"""
+
+
+@pytest.mark.skipif("torch.cuda.device_count() < 2", reason="needs a second CUDA device")
+def test_process_that_uses_only_the_second_device_makes_no_context_on_the_first() -> None:
+    """A context costs hundreds of megabytes; since CUDA 12 making a device current creates it."""
+    done = subprocess.run(
+        [sys.executable, "-c", ONLY_SECOND], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_failing_launch_names_kernel_architecture_and_remedy() -> None:

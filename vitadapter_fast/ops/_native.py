@@ -3,6 +3,7 @@
 """The only door to the compiled extension: tensor -> pointer, strides, dtype code, thread count."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -109,6 +110,14 @@ def archs(info: dict[str, Any]) -> str:
         if kind != "real":
             names.append(f"PTX {number[:-1]}.{number[-1:]}")
     return ", ".join(names)
+
+
+def current_device(tensor: Tensor) -> AbstractContextManager[object]:
+    """Make the tensor's device current in the block.
+
+    By torch, which restores the device before without giving it a context it did not have.
+    """
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def place(tensor: Tensor) -> dict[str, int]:

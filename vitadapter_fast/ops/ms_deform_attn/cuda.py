@@ -45,18 +45,23 @@ def forward(call: Call) -> Tensor:
     B, _, M, D = call.value.shape
     out = call.value.new_empty(B, call.points.shape[1], M * D)
     call = dense(call)
-    _native.launch(
-        "ms_deform_attn_forward_cuda",
-        **arguments(call),
-        **_native.place(out),
-        out=_native.address(out),
-    )
+    with _native.current_device(out):
+        _native.launch(
+            "ms_deform_attn_forward_cuda",
+            **arguments(call),
+            **_native.place(out),
+            out=_native.address(out),
+        )
     return out
 
 
 def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
     """Return the gradients of value, points and weights; None where ``needs`` says so."""
-    call, grad_out = dense(call), _native.dense_rows(grad_out)
+    with _native.current_device(grad_out):
+        return _backward(dense(call), _native.dense_rows(grad_out), needs)
+
+
+def _backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
     needs_value, needs_points, needs_weights = needs
     grad_points = call.points.new_empty(call.points.shape) if needs_points else None
     grad_weights = call.weights.new_empty(call.weights.shape) if needs_weights else None
