@@ -21,6 +21,7 @@ import torch
 
 from vitadapter_fast.ops import _native
 from vitadapter_fast.ops.ms_deform_attn import cuda
+from vitadapter_fast.ops.patch_embed import cuda as patch_embed_cuda
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,7 +81,8 @@ def route(monkeypatch: pytest.MonkeyPatch, value_gradient: str = "by rule") -> N
         getattr(extension, name)(**arguments)
 
     monkeypatch.setattr(_native, "launch", launch)
-    monkeypatch.setattr(cuda, "unsupported_reason", cuda.size_reason)
+    for backend in (cuda, patch_embed_cuda):
+        monkeypatch.setattr(backend, "unsupported_reason", backend.size_reason)
     if value_gradient == "atomics":
         monkeypatch.setattr(cuda, "_POINTS_PER_PIXEL", float("inf"))
     elif value_gradient == "records":
