@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
-from typing import Any
 
 from ..errors import BackendUnavailable
 
@@ -46,7 +45,9 @@ def requested(argument: str | None) -> str | None:
     return _known(name, "VITADAPTER_BACKEND") if name else None
 
 
-def choose(op: str, backends: Sequence[ModuleType], call: object, argument: str | None) -> Any:
+def choose(
+    op: str, backends: Sequence[ModuleType], call: object, argument: str | None
+) -> ModuleType:
     """Return the requested backend, or the first whose ``unsupported_reason(call)`` is None.
 
     Args:

@@ -3,10 +3,15 @@
 """Schemas and Python functions in, registered operators out: the only user of torch.library."""
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch._subclasses.functional_tensor import FunctionalTensorMode
+
+from . import _triton
+from ._backends import name_of
 
 # Any: torch.library has untyped functions.
 _LIBRARY: Any = cast(Any, torch.library).Library("vitadapter_fast", "DEF")
@@ -15,13 +20,40 @@ _AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 Op = Callable[..., Any]
 
 
-def define_op(schema: str, run: Op, fake: Op) -> Op:
-    """Register ``run`` for every device and ``fake`` for tracing; return the operator."""
+def define_op(schema: str, run: Op, fake: Op, chosen: Callable[..., ModuleType]) -> Op:
+    """Register ``run`` for every device and ``fake`` for tracing; return the operator.
+
+    Where ``chosen(...)``, the backend of a call, is triton, torch.compile and AOTInductor trace
+    ``run`` and see its kernels; otherwise, and for torch.export, the operator is opaque.
+    """
     name = _LIBRARY.define(schema)
     # Library.impl costs 22 us a call without gradients where custom_op costs 29 (CPU, torch 2.13).
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"vitadapter_fast::{name}", fake, lib=_LIBRARY)
+
+    # As torch.library.triton_op does, which knows no other backends: compilers functionalize what
+    # they trace, so under their mode the operator decomposes.
+    def decompose(mode: Any, op: Op, types: Any, args: Any, kwargs: Any) -> Any:
+        if _is_exporting() or not _can_be_traced(chosen(*args, **(kwargs or {}))):
+            return mode.__torch_dispatch__(op, types, args, kwargs)
+        with mode, _triton.traced():
+            return run(*args, **(kwargs or {}))
+
+    cast(Any, torch.library).register_torch_dispatch(
+        f"vitadapter_fast::{name}", FunctionalTensorMode, decompose, lib=_LIBRARY
+    )
     return getattr(torch.ops.vitadapter_fast, name).default  # type: ignore[no-any-return]
+
+
+def _can_be_traced(backend: ModuleType) -> bool:
+    return name_of(backend) == "triton" and not _triton.is_interpreted()
+
+
+def _is_exporting() -> bool:
+    # An exported program is kept and moved: it must not hold kernels for one kind of device.
+    decomposes = getattr(torch._functorch.config, "decompose_custom_triton_ops", None)
+    # torch 2.6 has no such switch; there only export says that it compiles.
+    return torch.compiler.is_compiling() if decomposes is None else not decomposes
 
 
 def define_gradient(op: Op, setup_context: Op, backward: Op) -> None:

@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""The only door to the compiled extension: tensor -> pointer, strides, dtype code, thread count."""
+"""The only door to the compiled extension: tensor -> pointer, dtype code, stream, thread count."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -69,20 +68,6 @@ def dtype_code(tensor: Tensor) -> int:
     return _DTYPE_CODES[tensor.dtype]
 
 
-def dense_rows(tensor: Tensor) -> Tensor:
-    """Return the tensor, copied only if it is not dense from its third dimension on.
-
-    Kernels take any stride in the first two dimensions, so slices of a wider projection are read in
-    place. The caller must hold the result until the launch returns.
-    """
-    return tensor if tensor[:1, :1].is_contiguous() else tensor.contiguous()
-
-
-def row_strides(tensor: Tensor) -> tuple[int, int]:
-    """Return the strides of the first two dimensions, in elements."""
-    return tensor.stride(0), tensor.stride(1)
-
-
 @cache
 def cuda_unavailable_reason() -> str | None:
     """Return why the extension's CUDA kernels cannot run here, or None."""
@@ -94,6 +79,9 @@ def cuda_unavailable_reason() -> str | None:
             "the extension was built without CUDA kernels, because no nvcc was found; "
             "put nvcc on PATH and reinstall with VITADAPTER_CUDA=1 pip install ."
         )
+    if torch.version.hip is not None:
+        # Its devices answer to torch.cuda as well, and would be given NVIDIA's machine code.
+        return f"built for {archs(info)}; cannot run here: this torch is for ROCm"
     if not torch.cuda.is_available():
         why = "this torch is a CPU build" if torch.version.cuda is None else "no device was found"
         return f"built for {archs(info)}; cannot run here: {why}"
@@ -110,14 +98,6 @@ def archs(info: dict[str, Any]) -> str:
         if kind != "real":
             names.append(f"PTX {number[:-1]}.{number[-1:]}")
     return ", ".join(names)
-
-
-def current_device(tensor: Tensor) -> AbstractContextManager[object]:
-    """Make the tensor's device current in the block.
-
-    By torch, which restores the device before without giving it a context it did not have.
-    """
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def place(tensor: Tensor) -> dict[str, int]:

@@ -8,6 +8,7 @@ grids and does the coordinate arithmetic and the softmax inside: neither is writ
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -143,6 +144,9 @@ def _define(name: str, schema: str, call_of: Any) -> Any:
     def fake(*args: Any, backend: str | None = None) -> Tensor:
         return _fake(call_of(*args))
 
+    def chosen(*args: Any, backend: str | None = None) -> ModuleType:
+        return choose(name, BACKENDS, call_of(*args), backend)
+
     def run_backward(
         grad_out: Tensor, *args: Any, needs: Sequence[bool], backend: str | None = None
     ) -> list[Tensor]:
@@ -153,12 +157,18 @@ def _define(name: str, schema: str, call_of: Any) -> Any:
     ) -> list[Tensor]:
         return _fake_backward(call_of(*args), needs)
 
-    forward = define_op(f"{name}({schema}, *, str? backend=None) -> Tensor", run, fake)
+    def chosen_backward(
+        grad_out: Tensor, *args: Any, needs: Sequence[bool], backend: str | None = None
+    ) -> ModuleType:
+        return chosen(*args, backend=backend)
+
+    forward = define_op(f"{name}({schema}, *, str? backend=None) -> Tensor", run, fake, chosen)
     backward = define_op(
         f"{name}_backward(Tensor grad_out, {schema}, *, bool[] needs, str? backend=None)"
         " -> Tensor[]",
         run_backward,
         fake_backward,
+        chosen_backward,
     )
 
     def save(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Tensor) -> None:

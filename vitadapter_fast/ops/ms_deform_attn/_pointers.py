@@ -5,15 +5,16 @@
 from typing import Any
 
 from .. import _native
+from .._tensors import dense_rows, row_strides
 from ._call import Call
 
 
 def dense(call: Call) -> Call:
     """Return the call with tensors that kernels can read; hold it until the launch returns."""
     return call._replace(
-        value=_native.dense_rows(call.value),
-        points=_native.dense_rows(call.points),
-        weights=_native.dense_rows(call.weights),
+        value=dense_rows(call.value),
+        points=dense_rows(call.points),
+        weights=dense_rows(call.weights),
     )
 
 
@@ -26,9 +27,9 @@ def arguments(call: Call) -> dict[str, Any]:
         "value_dtype": _native.dtype_code(call.value),
         "points_dtype": _native.dtype_code(call.points),
         "weights_dtype": _native.dtype_code(call.weights),
-        "value_strides": _native.row_strides(call.value),
-        "points_strides": _native.row_strides(call.points),
-        "weights_strides": _native.row_strides(call.weights),
+        "value_strides": row_strides(call.value),
+        "points_strides": row_strides(call.points),
+        "weights_strides": row_strides(call.weights),
         "value_shape": list(call.value.shape),
         "queries": call.points.shape[1],
         "num_points": call.points.shape[4],

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _native
+from .._tensors import current_device, dense_rows, row_strides
 from ._call import Call, pairs
 from ._pointers import arguments, dense
 
@@ -45,7 +46,7 @@ def forward(call: Call) -> Tensor:
     B, _, M, D = call.value.shape
     out = call.value.new_empty(B, call.points.shape[1], M * D)
     call = dense(call)
-    with _native.current_device(out):
+    with current_device(out):
         _native.launch(
             "ms_deform_attn_forward_cuda",
             **arguments(call),
@@ -57,8 +58,8 @@ def forward(call: Call) -> Tensor:
 
 def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
     """Return the gradients of value, points and weights; None where ``needs`` says so."""
-    with _native.current_device(grad_out):
-        return _backward(dense(call), _native.dense_rows(grad_out), needs)
+    with current_device(grad_out):
+        return _backward(dense(call), dense_rows(grad_out), needs)
 
 
 def _backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
@@ -69,7 +70,7 @@ def _backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tenso
         **arguments(call),
         **_native.place(grad_out),
         "grad_out": _native.address(grad_out),
-        "grad_out_strides": _native.row_strides(grad_out),
+        "grad_out_strides": row_strides(grad_out),
     }
     points = {
         "grad_points": _native.address(grad_points),

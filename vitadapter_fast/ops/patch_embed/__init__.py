@@ -3,6 +3,7 @@
 """Patch embedding: image, patch kernel and position table -> tokens with positions added."""
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -53,6 +54,16 @@ def patch_embed(
         Oquab et al. 2023, arXiv:2304.07193.
     """
     return _forward(image, weight, bias, pos_embed, list(pos_hw), mode, backend=backend)  # type: ignore[no-any-return]
+
+
+def _chosen(*args: Any, backend: str | None = None) -> ModuleType:
+    return choose("patch_embed", BACKENDS, Call(*args), backend)
+
+
+def _chosen_backward(
+    grad_out: Tensor, *args: Any, needs: Sequence[bool], backend: str | None = None
+) -> ModuleType:
+    return _chosen(*args, backend=backend)
 
 
 def _run(*args: Any, backend: str | None = None) -> Tensor:
@@ -114,12 +125,13 @@ def _cast(dtype: torch.dtype, args: Sequence[Any]) -> Sequence[Any]:
     return (lower(image, dtype), lower(weight, dtype), bias, *rest)
 
 
-_forward = define_op(f"patch_embed({_ARGS}, *, str? backend=None) -> Tensor", _run, _fake)
+_forward = define_op(f"patch_embed({_ARGS}, *, str? backend=None) -> Tensor", _run, _fake, _chosen)
 _backward = define_op(
     f"patch_embed_backward(Tensor grad_out, {_ARGS}, *, bool[] needs, str? backend=None)"
     " -> Tensor[]",
     _run_backward,
     _fake_backward,
+    _chosen_backward,
 )
 define_gradient(_forward, _save, _gradient)
 define_autocast(_forward, _cast)

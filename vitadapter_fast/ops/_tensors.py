@@ -1,0 +1,30 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""How kernels read tensors: rows where they lie, strides, the right device current."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def dense_rows(tensor: Tensor) -> Tensor:
+    """Return the tensor, copied only if it is not dense from its third dimension on.
+
+    Kernels take any stride in the first two dimensions, so slices of a wider projection are read in
+    place. The caller must hold the result until the launch returns.
+    """
+    return tensor if tensor[:1, :1].is_contiguous() else tensor.contiguous()
+
+
+def row_strides(tensor: Tensor) -> tuple[int, int]:
+    """Return the strides of the first two dimensions, in elements."""
+    return tensor.stride(0), tensor.stride(1)
+
+
+def current_device(tensor: Tensor) -> AbstractContextManager[object]:
+    """Make the tensor's device current in the block.
+
+    By torch, which restores the device before without giving it a context it did not have.
+    """
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
