@@ -105,29 +105,21 @@ void def_ms_deform_attn(py::module_& module, const char* name) {
              "points_in_cell"_a = 0, "records"_a = 0, "cell_end"_a = 0, "sorted_records"_a = 0);
 }
 
-// (inputs, outputs, num, den)
-Bicubic bicubic(const std::array<int, 4>& sizes, bool is_antialiased) {
-  const auto [inputs, outputs, num, den] = sizes;
-  VITADAPTER_CHECK(num > 0 && den > 0 && num < 1 << 29 && den < 1 << 29,
-                   "a resize must have a positive scale");
-  const int unit = is_antialiased && num > den ? num : den;
-  return {inputs,
-          outputs,
-          num,
-          den,
-          is_antialiased,
-          unit,
-          (2 * unit + den - 1) / den,
-          (2 * unit + num - 1) / num};
+// The fields of Bicubic but for antialias.
+using Axis = std::array<int, 7>;
+
+Bicubic bicubic(const Axis& axis, bool is_antialiased) {
+  const auto [inputs, outputs, num, den, unit, input_radius, output_radius] = axis;
+  return {inputs, outputs, num, den, is_antialiased, unit, input_radius, output_radius};
 }
 
 template <void (*launch)(const ResizeAddParams&)>
 void def_resize_add(py::module_& module, const char* name) {
   using py::literals::operator""_a;
   auto run = [](Address source, Address tokens, Address bias, Address out, int source_dtype,
-                int tokens_dtype, int out_dtype, const std::array<int, 4>& y,
-                const std::array<int, 4>& x, bool is_antialiased, bool is_transposed, int64_t batch,
-                int64_t channels, int num_threads, int device, Address stream) {
+                int tokens_dtype, int out_dtype, const Axis& y, const Axis& x, bool is_antialiased,
+                bool is_transposed, int64_t batch, int64_t channels, int num_threads, int device,
+                Address stream) {
     const ResizeAddParams p{pointer(source),
                             pointer(tokens),
                             pointer(bias),

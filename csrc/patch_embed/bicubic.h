@@ -27,14 +27,11 @@ VITADAPTER_HD inline Range inputs_of(const Bicubic& axis, int output) {
                       axis.inputs);
 }
 
-// The outputs that may read an input: outside them weights are zero, and inside some may be.
+// The outputs that may read an input: outside them weights are zero, and inside some may be. Those
+// that read beyond a border are within reach of the border pixel, which stands for it.
 VITADAPTER_HD inline Range outputs_of(const Bicubic& axis, int input) {
-  Range range = pixels_about((2 * input + 1) * axis.den - axis.num, axis.num, axis.output_radius,
-                             axis.outputs);
-  // Border pixels also stand for those beyond the border.
-  if (input == 0) range.first = 0;
-  if (input == axis.inputs - 1) range.last = axis.outputs - 1;
-  return range;
+  return pixels_about((2 * input + 1) * axis.den - axis.num, axis.num, axis.output_radius,
+                      axis.outputs);
 }
 
 // Keys' cubic kernel, as torch has it: a = -3/4, and -1/2 with antialias.

@@ -13,8 +13,9 @@ constexpr char kNoKernel[] = "patch_embed: no kernel for this combination of dty
 
 inline void check(const ResizeAddParams& p) {
   for (const Bicubic& axis : {p.y, p.x}) {
-    VITADAPTER_CHECK(axis.inputs > 0 && axis.outputs > 0 && axis.num > 0 && axis.den > 0,
-                     "patch_embed: a map size must be positive");
+    VITADAPTER_CHECK(
+        axis.inputs > 0 && axis.outputs > 0 && axis.num > 0 && axis.den > 0 && axis.unit > 0,
+        "patch_embed: a map size must be positive");
     const int64_t most = axis.inputs > axis.outputs ? axis.inputs : axis.outputs;
     VITADAPTER_CHECK((2 * most + 5) * (axis.num > axis.den ? axis.num : axis.den) < int64_t(1)
                                                                                         << 31,

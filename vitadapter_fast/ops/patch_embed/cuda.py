@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import _native
+from .. import _native, _tensors
 from . import _parts
 from ._call import Call
 from ._parts import size_reason
@@ -31,14 +31,14 @@ def unsupported_reason(call: Call) -> str | None:
 
 def forward(call: Call) -> Tensor:
     """Return the tokens, [B, h * w, C] in the promoted dtype of image and table."""
-    with _native.current_device(call.image):
+    with _tensors.current_device(call.image):
         tokens = torch.mm(_columns(call), _parts.kernel_matrix(call).t())
         return _parts.add_positions(_LAUNCHER, call, tokens, **_native.place(call.image))
 
 
 def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
     """Return the gradients of image, weight, bias and table; None where ``needs`` says so."""
-    with _native.current_device(call.image):
+    with _tensors.current_device(call.image):
         return _parts.gradients(call, grad_out, needs, _columns, _table_gradient)
 
 
