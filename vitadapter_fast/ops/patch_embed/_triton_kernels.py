@@ -18,39 +18,41 @@ def _cubic(output, input, num, den, unit, ANTIALIAS: tl.constexpr, DTYPE: tl.con
 
 
 @triton.jit
-def _input_below(output, num, den):
+def _taps(inputs, radius, ANTIALIAS: tl.constexpr):
+    # Without antialias a border row stands for those beyond it, so none can be left out.
+    return tl.minimum(2 * radius, inputs) if ANTIALIAS else 2 * radius
+
+
+@triton.jit
+def _first_input(output, inputs, num, den, radius, ANTIALIAS: tl.constexpr):
     # Output coordinates in inputs are at least -1/2, so one input more keeps the quotient positive.
-    return ((2 * output + 1) * num + den) // (2 * den) - 1
+    first = ((2 * output + 1) * num + den) // (2 * den) - radius
+    if ANTIALIAS:
+        first = tl.maximum(tl.minimum(first, inputs - 2 * radius), 0)
+    return first
 
 
 @triton.jit
 def _total(
-    output, num, den, unit, inputs, TAPS: tl.constexpr, ANTIALIAS: tl.constexpr, DTYPE: tl.constexpr
-):
+    output, inputs, num, den, unit, radius, ANTIALIAS: tl.constexpr, DTYPE: tl.constexpr
+):  # fmt: skip
     # Weights add up to one by themselves, but for those that antialias cuts off at the border.
     total = tl.zeros_like(output).to(DTYPE) + (0 if ANTIALIAS else 1)
     if ANTIALIAS:
-        first = _input_below(output, num, den) - (TAPS // 2 - 1)
-        for tap in range(TAPS):
-            input = first + tap
-            weight = _cubic(output, input, num, den, unit, ANTIALIAS, DTYPE)
-            total += tl.where((input >= 0) & (input < inputs), weight, 0.0)
+        first = _first_input(output, inputs, num, den, radius, ANTIALIAS)
+        for tap in range(_taps(inputs, radius, ANTIALIAS)):
+            total += _cubic(output, first + tap, num, den, unit, ANTIALIAS, DTYPE)
     return total
 
 
 @triton.jit
 def _add_tap(
-    sum, tap, i, j, first_y, first_x, scale, table, channel, C,
+    sum, i, j, y, x, scale, table, channel, C,
     y_inputs, y_num, y_den, y_unit, x_inputs, x_num, x_den, x_unit,
-    TAPS_X: tl.constexpr, ANTIALIAS: tl.constexpr, DTYPE: tl.constexpr,
+    ANTIALIAS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    y, x = first_y + tap // TAPS_X, first_x + tap % TAPS_X
     weight = _cubic(i, y, y_num, y_den, y_unit, ANTIALIAS, DTYPE)
-    weight *= _cubic(j, x, x_num, x_den, x_unit, ANTIALIAS, DTYPE)
-    is_inside = (y >= 0) & (y < y_inputs) & (x >= 0) & (x < x_inputs)
-    if ANTIALIAS:
-        weight = tl.where(is_inside, weight * scale, 0.0)
-    # Without antialias a border row stands for those beyond it.
+    weight *= scale * _cubic(j, x, x_num, x_den, x_unit, ANTIALIAS, DTYPE)
     y = tl.minimum(tl.maximum(y, 0), y_inputs - 1)
     x = tl.minimum(tl.maximum(x, 0), x_inputs - 1)
     row = table + (y * x_inputs + x)[:, None] * C + channel[None, :]
@@ -63,9 +65,9 @@ def _add_tap(
 def embed_kernel(
     image, weight, bias, table, out,
     stride_b, stride_i, stride_y, stride_x, tokens, h, w, C,
-    y_inputs, y_num, y_den, y_unit, x_inputs, x_num, x_den, x_unit,
+    y_inputs, y_num, y_den, y_unit, y_radius, x_inputs, x_num, x_den, x_unit, x_radius,
     K: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr,
-    TAPS_Y: tl.constexpr, TAPS_X: tl.constexpr, ANTIALIAS: tl.constexpr, HAS_BIAS: tl.constexpr,
+    ANTIALIAS: tl.constexpr, HAS_BIAS: tl.constexpr,
     WIDENS: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -79,20 +81,21 @@ def embed_kernel(
     i, j = pixel % (h * w) // w, pixel % w
     corner = image + b * stride_b + (i * PATCH_H).to(tl.int64) * stride_y + j * PATCH_W * stride_x
 
-    first_y = _input_below(i, y_num, y_den) - (TAPS_Y // 2 - 1)
-    first_x = _input_below(j, x_num, x_den) - (TAPS_X // 2 - 1)
+    first_y = _first_input(i, y_inputs, y_num, y_den, y_radius, ANTIALIAS)
+    first_x = _first_input(j, x_inputs, x_num, x_den, x_radius, ANTIALIAS)
+    taps_x = _taps(x_inputs, x_radius, ANTIALIAS)
     scale = 1.0 / (
-        _total(i, y_num, y_den, y_unit, y_inputs, TAPS_Y, ANTIALIAS, DTYPE)
-        * _total(j, x_num, x_den, x_unit, x_inputs, TAPS_X, ANTIALIAS, DTYPE)
+        _total(i, y_inputs, y_num, y_den, y_unit, y_radius, ANTIALIAS, DTYPE)
+        * _total(j, x_inputs, x_num, x_den, x_unit, x_radius, ANTIALIAS, DTYPE)
     )
     # Taps come first: each is rounded to the size of the sum so far. They are not unrolled: with
     # the rows of all taps in flight registers spill.
     sum = tl.zeros((BM, BN), DTYPE)
-    for tap in range(TAPS_Y * TAPS_X):
+    for tap in range(_taps(y_inputs, y_radius, ANTIALIAS) * taps_x):
         sum = _add_tap(
-            sum, tap, i, j, first_y, first_x, scale, table, channel, C,
+            sum, i, j, first_y + tap // taps_x, first_x + tap % taps_x, scale, table, channel, C,
             y_inputs, y_num, y_den, y_unit, x_inputs, x_num, x_den, x_unit,
-            TAPS_X, ANTIALIAS, DTYPE,
+            ANTIALIAS, DTYPE,
         )  # fmt: skip
     if HAS_BIAS:
         sum += tl.load(bias + channel, mask=is_channel, other=0.0).to(DTYPE)[None, :]
@@ -117,58 +120,53 @@ def embed_kernel(
 
 @triton.jit
 def _share(
-    output, input, outputs, inputs, num, den, unit,
-    TAPS: tl.constexpr, ANTIALIAS: tl.constexpr, DTYPE: tl.constexpr,
+    output, input, inputs, num, den, unit, radius,
+    ANTIALIAS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    is_output = (output >= 0) & (output < outputs)
-    output = tl.where(is_output, output, 0)
     weight = _cubic(output, input, num, den, unit, ANTIALIAS, DTYPE)
     if ANTIALIAS:
-        weight /= _total(output, num, den, unit, inputs, TAPS, ANTIALIAS, DTYPE)
+        weight /= _total(output, inputs, num, den, unit, radius, ANTIALIAS, DTYPE)
     else:
         low = _cubic(output, -1, num, den, unit, ANTIALIAS, DTYPE)
         low += _cubic(output, -2, num, den, unit, ANTIALIAS, DTYPE)
         high = _cubic(output, inputs, num, den, unit, ANTIALIAS, DTYPE)
         high += _cubic(output, inputs + 1, num, den, unit, ANTIALIAS, DTYPE)
         weight += tl.where(input == 0, low, 0.0) + tl.where(input == inputs - 1, high, 0.0)
-    return tl.where(is_output, weight, 0.0)
+    return weight
 
 
 @triton.jit
-def _first_output(input, num, den, radius):
+def _first_output(input, outputs, num, den, reach):
     # Input coordinates in outputs are at least -1/2 as well.
-    return ((2 * input + 1) * den + num) // (2 * num) - radius
+    first = ((2 * input + 1) * den + num) // (2 * num) - reach
+    return tl.maximum(tl.minimum(first, outputs - 2 * reach), 0)
 
 
 # A program is some rows of the table x channels: each gathers what the grid took of it, in a fixed
 # order, from as many places as the largest gathers from.
 @triton.jit(do_not_specialize=["y_num", "y_den", "y_unit", "x_num", "x_den", "x_unit"])
 def table_gradient_kernel(
-    grad, out, h, w, C, y_radius, x_radius,
-    y_inputs, y_num, y_den, y_unit, x_inputs, x_num, x_den, x_unit,
-    TAPS_Y: tl.constexpr, TAPS_X: tl.constexpr, ANTIALIAS: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr,
+    grad, out, h, w, C, y_reach, x_reach,
+    y_inputs, y_num, y_den, y_unit, y_radius, x_inputs, x_num, x_den, x_unit, x_radius,
+    ANTIALIAS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     DTYPE: tl.constexpr = grad.dtype.element_ty
     target = tl.program_id(0) * BM + tl.arange(0, BM)
     channel = tl.program_id(1) * BN + tl.arange(0, BN)
     is_channel = (channel < C)[None, :]
-    y, x = target // x_inputs, target % x_inputs
-    first_i = _first_output(y, y_num, y_den, y_radius)
-    first_j = _first_output(x, x_num, x_den, x_radius)
+    # Rows past the last gather like some other and are not stored.
+    y, x = tl.minimum(target // x_inputs, y_inputs - 1), target % x_inputs
+    first_i = _first_output(y, h, y_num, y_den, y_reach)
+    first_j = _first_output(x, w, x_num, x_den, x_reach)
     sum = tl.zeros((BM, BN), DTYPE)
-    for below in range(2 * y_radius):
+    for below in range(tl.minimum(2 * y_reach, h)):
         i = first_i + below
-        share_y = _share(i, y, h, y_inputs, y_num, y_den, y_unit, TAPS_Y, ANTIALIAS, DTYPE)
-        row = tl.minimum(tl.maximum(i, 0), h - 1) * w
-        for right in range(2 * x_radius):
+        share_y = _share(i, y, y_inputs, y_num, y_den, y_unit, y_radius, ANTIALIAS, DTYPE)
+        for right in range(tl.minimum(2 * x_reach, w)):
             j = first_j + right
-            share = share_y * _share(
-                j, x, w, x_inputs, x_num, x_den, x_unit, TAPS_X, ANTIALIAS, DTYPE
-            )
-            pixel = row + tl.minimum(tl.maximum(j, 0), w - 1)
-            part = tl.load(grad + pixel[:, None] * C + channel[None, :], mask=is_channel, other=0.0)
-            sum += share[:, None] * part
+            share = _share(j, x, x_inputs, x_num, x_den, x_unit, x_radius, ANTIALIAS, DTYPE)
+            place = (i * w + j)[:, None] * C + channel[None, :]
+            sum += (share_y * share)[:, None] * tl.load(grad + place, mask=is_channel, other=0.0)
     to = out + target[:, None] * C + channel[None, :]
     mask = (target < y_inputs * x_inputs)[:, None] & is_channel
     tl.store(to, sum.to(out.dtype.element_ty), mask=mask)

@@ -55,7 +55,7 @@ def forward(call: Call) -> Tensor:
             K=in_chans * patch_h * patch_w,
             PATCH_H=patch_h,
             PATCH_W=patch_w,
-            **_taps(call),
+            ANTIALIAS=_parts.is_antialiased(call),
             HAS_BIAS=call.bias is not None,
             # A float64 table makes the sum float64; and the interpreter would multiply the bits of
             # bfloat16.
@@ -97,7 +97,7 @@ def _table_gradient(call: Call, grad_out: Tensor) -> Tensor:
             y.output_radius,
             x.output_radius,
             *_sizes(call),
-            **_taps(call),
+            ANTIALIAS=_parts.is_antialiased(call),
             BM=_TABLE_ROWS,
             BN=_CHANNELS,
             num_warps=4,
@@ -106,17 +106,7 @@ def _table_gradient(call: Call, grad_out: Tensor) -> Tensor:
 
 
 def _sizes(call: Call) -> tuple[int, ...]:
-    y, x = _parts.axes(call)
-    return y.inputs, y.num, y.den, y.unit, x.inputs, x.num, x.den, x.unit
-
-
-def _taps(call: Call) -> dict[str, Any]:
-    y, x = _parts.axes(call)
-    return {
-        "TAPS_Y": 2 * y.input_radius,
-        "TAPS_X": 2 * x.input_radius,
-        "ANTIALIAS": _parts.is_antialiased(call),
-    }
+    return tuple(size for a in _parts.axes(call) for size in (a.inputs, *a[2:6]))
 
 
 def _is_exact() -> bool:
