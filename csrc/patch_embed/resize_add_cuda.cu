@@ -63,6 +63,7 @@ __device__ __forceinline__ void load_channels(const T* from, int channels, C to[
   }
 }
 
+// Registers, at most: 64, in float64 128.
 template <bool kVector, typename S, typename T, typename O>
 __global__ void __launch_bounds__(kThreads)
     resize_add_kernel(const __grid_constant__ KernelParams p) {

@@ -14,7 +14,13 @@ import pytest
 from vitadapter_fast import _C
 
 ROOT = Path(__file__).resolve().parents[2]
-KERNEL_FILES = ["forward_cuda.cu", "backward_cuda.cu", "gather_cuda.cu"]
+KERNEL_FILES = [
+    "ms_deform_attn/forward_cuda.cu",
+    "ms_deform_attn/backward_cuda.cu",
+    "ms_deform_attn/gather_cuda.cu",
+    "patch_embed/columns_cuda.cu",
+    "patch_embed/resize_add_cuda.cu",
+]
 
 # As written beside each kernel.
 REGISTERS = {
@@ -24,10 +30,14 @@ REGISTERS = {
     "place_kernel": 32,
     "gather_kernel": 64,
     "generic_gather_kernel": 128,
+    "columns_kernel": 40,
+    "resize_add_kernel": 64,  # 128 in float64
 }
 
 
 def register_bound(kernel: str, arguments: str) -> int:
+    if kernel == "resize_add_kernel" and arguments.endswith("ddd"):
+        return 128
     if kernel != "points_backward_kernel":
         return REGISTERS[kernel]
     channels, levels = map(int, re.findall(r"Li(\d+)E", arguments))
@@ -62,12 +72,12 @@ def compile_for(arch: str) -> list[Path]:
     folder = ROOT / "build" / f"cubin-{digest.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     running = []
-    cubins = [folder / f"{name}.{arch}.cubin" for name in KERNEL_FILES]
+    cubins = [folder / f"{Path(name).stem}.{arch}.cubin" for name in KERNEL_FILES]
     for name, cubin in zip(KERNEL_FILES, cubins, strict=True):
         if not cubin.exists():
             part = cubin.with_suffix(".part")
             command = ["nvcc", "-std=c++17", "-O3", "-DVITADAPTER_ISA=cuda", f"-I{csrc}"]
-            command += [f"-arch={arch}", "-cubin", str(csrc / "ms_deform_attn" / name)]
+            command += [f"-arch={arch}", "-cubin", str(csrc / name)]
             running.append((subprocess.Popen([*command, "-o", str(part)]), part, cubin))
     for process, part, cubin in running:
         assert process.wait() == 0, f"nvcc failed for {cubin}"

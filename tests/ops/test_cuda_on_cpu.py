@@ -180,7 +180,9 @@ def test_kernels_are_clean_under_address_and_undefined_behavior_sanitizers() -> 
     }
     chosen = "(test_awkward_shapes and not float16 and not float64) or not_finite or not_aligned"
     chosen += " or (test_every_specialized_kernel and 32-)"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
+    chosen += " or (test_patch_embed_cuda_on_cpu and not float16 and not float64)"
+    files = [__file__, str(Path(__file__).with_name("test_patch_embed_cuda_on_cpu.py"))]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
     done = subprocess.run(
         [*command, "-k", chosen],
         env=environment,

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""Random calls: every backend agrees with the float64 reference. Small, for interpreters are slow."""
+"""Random calls, small for the interpreters: every backend agrees with the float64 reference."""
 
 import pytest
 import torch
