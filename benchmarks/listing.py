@@ -30,7 +30,7 @@ def table(title: str, rows: list[dict[str, Any]], device: str) -> Table:
         groups.setdefault(key, {})[row["name"]] = row["time_ms"]
     for key, times in groups.items():
         cells = [
-            f"{times[name]:.2f} ({times[name] / times[names[0]]:.1f}x)" if name in times else ""
+            f"{times[name]:.3g} ({times[name] / times[names[0]]:.1f}x)" if name in times else ""
             for name in names
         ]
         result.add_row(*key, *cells)
