@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random calls, small for the interpreters: every backend agrees with the float64 reference."""
 
+from typing import Any
+
 import pytest
 import torch
 from cases import PATCH_MODES, AttnCase, PatchCase, make_inputs, make_patch_inputs
@@ -13,7 +15,6 @@ from test_patch_embed import check as check_patch_embed
 
 from vitadapter_fast.ops import _triton
 
-BACKENDS = ["cpu", "cuda", "triton"]
 SIDES = st.sampled_from([1, 2, 3, 5, 7, 11])
 SMALL_SIDES = st.sampled_from([1, 2, 3, 5])
 SIZES = st.tuples(SIDES, SIDES)
@@ -46,43 +47,66 @@ patch_cases = st.builds(
     channels=st.sampled_from([7, 8, 16, 33]),
     pos_hw=st.tuples(SMALL_SIDES, SMALL_SIDES),
 )
-# Shared by the tests: the same calls for everyone, in every run.
-random_calls = settings(
-    max_examples=200,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+attention = {
+    "case": attention_cases,
+    "dtype": DTYPES,
+    "seed": st.integers(0, 99),
+    "spread": st.floats(0, 9),
+}
+patches = {
+    "case": patch_cases,
+    "mode": st.sampled_from(PATCH_MODES),
+    "dtype": DTYPES,
+    "has_bias": st.booleans(),
+    "seed": st.integers(0, 99),
+}
 
 
-@pytest.fixture(params=BACKENDS)
+def calls(count: int) -> settings:
+    """The same calls in every run."""
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+
+
+@pytest.fixture(params=["cpu", "cuda"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "cuda":
         route(monkeypatch)
-    if request.param == "triton" and not _triton.is_interpreted():
-        pytest.skip("Triton runs on the device here: see test_cuda_device.py")
     return str(request.param)
 
 
-@random_calls
-@given(case=attention_cases, dtype=DTYPES, seed=st.integers(0, 99), spread=st.floats(0, 9))
-def test_attention(
-    backend: str, case: AttnCase, dtype: torch.dtype, seed: int, spread: float
-) -> None:
-    check_attention(make_inputs(case, dtype=dtype, seed=seed, spread=spread), backend)
-
-
-@random_calls
-@given(
-    case=patch_cases,
-    mode=st.sampled_from(PATCH_MODES),
-    dtype=DTYPES,
-    has_bias=st.booleans(),
-    seed=st.integers(0, 99),
+# The interpreter takes a second for a call.
+interpreted = pytest.mark.skipif(
+    not _triton.is_interpreted(), reason="Triton runs on the device here: see test_cuda_device.py"
 )
-def test_patch_embed(
-    backend: str, case: PatchCase, mode: str, dtype: torch.dtype, has_bias: bool, seed: int
-) -> None:
-    inputs = make_patch_inputs(case, mode, dtype=dtype, has_bias=has_bias, seed=seed)
-    check_patch_embed(inputs, backend)
+
+
+@calls(200)
+@given(**attention)
+def test_attention(backend: str, case: AttnCase, **how: Any) -> None:
+    check_attention(make_inputs(case, **how), backend)
+
+
+@calls(200)
+@given(**patches)
+def test_patch_embed(backend: str, case: PatchCase, mode: str, **how: Any) -> None:
+    check_patch_embed(make_patch_inputs(case, mode, **how), backend)
+
+
+@interpreted
+@calls(30)
+@given(**attention)
+def test_attention_in_triton(case: AttnCase, **how: Any) -> None:
+    check_attention(make_inputs(case, **how), "triton")
+
+
+@interpreted
+@calls(30)
+@given(**patches)
+def test_patch_embed_in_triton(case: PatchCase, mode: str, **how: Any) -> None:
+    check_patch_embed(make_patch_inputs(case, mode, **how), "triton")
