@@ -2,21 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compile the Triton kernels ahead of time, without a GPU, as the backend would launch them.
 
-    python compile_triton.py NAME ...    prints {kernel: usage} of configurations as JSON
+    python compile_triton.py ARCH    prints {configuration and kernel: usage} as JSON
 
-Runs in a process of its own: where the interpreter is on, nothing can be compiled.
+In a process of its own: where Triton interprets, it cannot compile.
 """
 
+import json
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
 import triton
-from cases import AttnCase
+from cases import MODEL_HEADS, AttnCase, extractor, injector
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -98,8 +102,8 @@ def compiled(launch: Launch, arch: int) -> bytes:
     return triton.compile(source, target=target, options=options).asm["cubin"]  # type: ignore[no-any-return]
 
 
-def usage(cubin: bytes) -> dict[str, int]:
-    """Return registers, local memory and the number of machine instructions."""
+def usage(cubin: bytes, *, counts: bool) -> dict[str, int]:
+    """Return registers and bytes of local memory, and the number of instructions if it counts."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -108,10 +112,37 @@ def usage(cubin: bytes) -> dict[str, int]:
             command = [TOOLS / "cuobjdump", option, file.name]
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-        counted = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", dump("--dump-resource-usage")))
-        code = re.findall(
-            r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z]\w+)", dump("--dump-sass"), re.M
-        )
-    # After the code comes padding: a branch to itself and NOPs.
-    instructions = sum(name != "NOP" for name in code)
-    return {name: int(count) for name, count in counted.items()} | {"instructions": instructions}
+        found = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", dump("--dump-resource-usage")))
+        result = {
+            "registers": int(found["REG"]),
+            "local": int(found["STACK"]) + int(found["LOCAL"]),
+        }
+        if counts:
+            instruction = r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z]\w+)"
+            code = re.findall(instruction, dump("--dump-sass"), re.M)
+            # After the code comes padding: a branch to itself and NOPs.
+            result["instructions"] = sum(name != "NOP" for name in code)
+    return result
+
+
+def main(arch: int) -> None:
+    """Compile what the models run: both entry points in bf16, the one they call in float32."""
+    found = {}
+    for model in ("s", "b"):
+        for kind, make in (("injector", injector), ("extractor", extractor)):
+            case = make(kind, 1024, *MODEL_HEADS[model])
+            for dtype, form in (
+                (torch.bfloat16, case),
+                (torch.float32, case),
+                (torch.bfloat16, case.classic()),
+            ):
+                name = f"{kind}_{model} {'grid' if form.query_hw else 'classic'} {POINTER[dtype]}"
+                for kernel, launch in launches(form, dtype).items():
+                    result = usage(compiled(launch, arch), counts=kernel.startswith("forward"))
+                    warps = launch[1]["num_warps"]
+                    found[f"{name} {kernel}"] = result | {"rows": launch[1]["ROWS"], "warps": warps}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

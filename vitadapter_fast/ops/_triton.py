@@ -104,6 +104,9 @@ class Config(NamedTuple):
     num_stages: int = 1
 
 
+# (bytes of an element, channels padded to a power of two) -> launch parameters; (0, 0): all others.
+Table = dict[tuple[int, int], Config]
+
 _tuned: dict[tuple[Any, ...], Config] = {}
 # Not a ContextVar: autograd runs backward in a thread of its own.
 _is_tuning = False

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import _triton
 from .._tensors import dense_rows, row_strides
-from .._triton import Config
+from .._triton import Config, Table
 from . import _value_gradient
 from ._call import MAX_SIZES, Call, num_cells, pairs, size_reason
 from ._value_gradient import Bins
@@ -215,12 +215,13 @@ def _padded(count: int) -> int:
     return 1 << max(int(count) - 1, 0).bit_length()
 
 
-def _default(table: dict[tuple[int, int], Config], call: Call) -> Config:
+def _default(table: Table, call: Call) -> Config:
     element, channels = call.value.element_size(), max(16, _padded(call.value.shape[3]))
     return table.get((element, channels)) or table[0, 0]
 
 
 def _key(kernel: str, call: Call) -> tuple[Any, ...]:
-    _, _, M, D = call.value.shape
     kinds = call.value.dtype, call.points.dtype, call.weights.dtype
-    return kernel, call.op, call.value.device, *kinds, M, D, *call.points.shape[3:5]
+    sizes = *call.value.shape[2:], *call.points.shape[3:5]
+    # Ints: under a compiler sizes may be symbols.
+    return kernel, call.op, call.value.device, *kinds, *map(int, sizes)
