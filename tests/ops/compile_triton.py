@@ -27,6 +27,9 @@ from triton.compiler import ASTSource
 from vitadapter_fast.ops import _triton
 from vitadapter_fast.ops.ms_deform_attn import _classic_call, _grid_call, _value_gradient
 from vitadapter_fast.ops.ms_deform_attn import triton as backend
+from vitadapter_fast.ops.patch_embed import triton as patch_embed
+from vitadapter_fast.ops.patch_embed._call import MODES
+from vitadapter_fast.ops.patch_embed._call import Call as PatchCall
 
 VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -69,6 +72,23 @@ def launches(case: AttnCase, dtype: torch.dtype) -> dict[str, Launch]:
     return found
 
 
+def patch_launches(mode: str, dtype: torch.dtype, table_dtype: torch.dtype) -> dict[str, Launch]:
+    """Return the launches of B's patch embedding at 1024 x 1024, by the kernel's name."""
+    shapes = ((1, 3, 1024, 1024), (768, 3, 16, 16), (768,))
+    image, weight, bias = (torch.empty(shape, dtype=dtype, device="meta") for shape in shapes)
+    table = torch.empty(37 * 37, 768, dtype=table_dtype, device="meta")
+    call = PatchCall(image, weight, bias, table, [37, 37], mode)
+    found: dict[str, Launch] = {}
+
+    def record(kernel: Any, *, grid: tuple[int, ...], **arguments: Any) -> None:
+        found[kernel.__name__] = (kernel, arguments)
+
+    with mock.patch.object(_triton, "launch", record):
+        grad_out = torch.empty_like(patch_embed.forward(call))
+        patch_embed.backward(call, grad_out, (False, False, False, True))
+    return found
+
+
 def compiled(launch: Launch, arch: int) -> bytes:
     """Return the machine code; specialized as Triton does for memory of torch's allocator."""
     kernel, arguments = launch
@@ -83,7 +103,10 @@ def compiled(launch: Launch, arch: int) -> bytes:
             signature[name] = POINTER[argument.dtype]
             aligned.append(index)
         else:
-            assert parameter.do_not_specialize, name
+            if not parameter.do_not_specialize:
+                # Strides and channels: multiples of 16 in every model.
+                assert argument % 16 == 0, name
+                aligned.append(index)
             signature[name] = "i32" if abs(argument) < 2**31 else "i64"
     if VERSION >= (3, 3):
         attributes: Any = {(index,): [["tt.divisibility", 16]] for index in aligned}
@@ -141,6 +164,15 @@ def main(arch: int) -> None:
                     result = usage(compiled(launch, arch), counts=kernel.startswith("forward"))
                     warps = launch[1]["num_warps"]
                     found[f"{name} {kernel}"] = result | {"rows": launch[1]["ROWS"], "warps": warps}
+    for mode in MODES:
+        for dtype, table_dtype in (
+            (torch.bfloat16, torch.bfloat16),
+            (torch.bfloat16, torch.float32),
+            (torch.float32, torch.float32),
+        ):
+            for kernel, launch in patch_launches(mode, dtype, table_dtype).items():
+                name = f"{mode} {POINTER[dtype]} {POINTER[table_dtype]} {kernel}"
+                found[name] = usage(compiled(launch, arch), counts=False)
     print(json.dumps(found))
 
 

@@ -63,7 +63,7 @@ def _add_tap(
 
 
 # A program is a tile of tokens x channels: the patch GEMM with its image tile gathered from where
-# it lies, on top of bias and position sum in registers.
+# it lies, on top of bias and position sum in registers. Registers, at most: 128 but for float64.
 @triton.jit(do_not_specialize=["tokens", "h", "w", *_RESIZE])
 def embed_kernel(
     image, weight, bias, table, out,
@@ -146,7 +146,7 @@ def _first_output(input, outputs, num, den, reach):
 
 
 # A program is some rows of the table x channels: each gathers what the grid took of it, in a fixed
-# order, from as many places as the largest gathers from.
+# order, from as many places as the largest gathers from. Registers, at most: 64.
 @triton.jit(do_not_specialize=["h", "w", "y_reach", "x_reach", *_RESIZE])
 def table_gradient_kernel(
     grad, out, h, w, C, y_reach, x_reach,

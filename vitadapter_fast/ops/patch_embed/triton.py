@@ -14,7 +14,7 @@ from ._call import Call
 
 # Tokens of a program and its warps, by bytes of an element of the image; channels and the step
 # through a patch are 64 and 32. A table has 4 x 4 taps but where antialias shrinks it.
-_CONFIGS = {2: Config(64, 4, 3), 4: Config(64, 4, 2), 8: Config(32, 4, 1)}
+_CONFIGS = {2: Config(64, 4, 3), 4: Config(32, 4, 2), 8: Config(32, 4, 1)}
 _CHANNELS = 64
 _STEP = 32
 _TABLE_ROWS = 16
