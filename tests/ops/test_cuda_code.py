@@ -31,13 +31,11 @@ REGISTERS = {
     "gather_kernel": 64,
     "generic_gather_kernel": 128,
     "columns_kernel": 40,
-    "resize_add_kernel": 64,  # 128 in float64
+    "resize_add_kernel": 112,
 }
 
 
 def register_bound(kernel: str, arguments: str) -> int:
-    if kernel == "resize_add_kernel" and arguments.endswith("ddd"):
-        return 128
     if kernel != "points_backward_kernel":
         return REGISTERS[kernel]
     channels, levels = map(int, re.findall(r"Li(\d+)E", arguments))
