@@ -3,7 +3,8 @@
 """The operators: tensors in, tensors out, on whichever backend can run the call."""
 
 from ._backends import backend
+from .dwconv_gelu import dwconv_gelu
 from .ms_deform_attn import ms_deform_attn, ms_deform_attn_grid
 from .patch_embed import patch_embed
 
-__all__ = ["backend", "ms_deform_attn", "ms_deform_attn_grid", "patch_embed"]
+__all__ = ["backend", "dwconv_gelu", "ms_deform_attn", "ms_deform_attn_grid", "patch_embed"]
