@@ -6,6 +6,7 @@ The tokens of all grids stay where they are: nothing is split, transposed or con
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -54,6 +55,16 @@ def dwconv_gelu(
     return _forward(tokens, flat, weight, bias, backend=backend)  # type: ignore[no-any-return]
 
 
+def _chosen(*args: Any, backend: str | None = None) -> ModuleType:
+    return choose("dwconv_gelu", BACKENDS, Call(*args), backend)
+
+
+def _chosen_backward(
+    grad_out: Tensor, *args: Any, needs: Sequence[bool], backend: str | None = None
+) -> ModuleType:
+    return _chosen(*args, backend=backend)
+
+
 def _run(*args: Any, backend: str | None = None) -> Tensor:
     call = Call(*args)
     check(call)
@@ -97,9 +108,7 @@ def _gradient(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     tokens, weight, bias = ctx.saved_tensors
     needs_tokens, _, needs_weight, needs_bias = ctx.needs_input_grad
     needs = [needs_tokens, needs_weight, needs_bias and bias is not None]
-    grads = _backward(
-        grad_out, tokens, ctx.grid_hw, weight, bias, needs=needs, backend=ctx.backend
-    )
+    grads = _backward(grad_out, tokens, ctx.grid_hw, weight, bias, needs=needs, backend=ctx.backend)
     kept = [grad if need else None for grad, need in zip(grads, needs, strict=True)]
     return kept[0], None, kept[1], kept[2]
 
@@ -110,12 +119,13 @@ def _cast(dtype: torch.dtype, args: Sequence[Any]) -> Sequence[Any]:
     return lower(tokens, dtype), grid_hw, lower(weight, dtype), bias
 
 
-_forward = define_op(f"dwconv_gelu({_ARGS}, *, str? backend=None) -> Tensor", _run, _fake)
+_forward = define_op(f"dwconv_gelu({_ARGS}, *, str? backend=None) -> Tensor", _run, _fake, _chosen)
 _backward = define_op(
     f"dwconv_gelu_backward(Tensor grad_out, {_ARGS}, *, bool[] needs, str? backend=None)"
     " -> Tensor[]",
     _run_backward,
     _fake_backward,
+    _chosen_backward,
 )
 define_gradient(_forward, _save, _gradient)
 define_autocast(_forward, _cast)

@@ -38,8 +38,10 @@ def check(call: Call) -> None:
         raise ValueError(
             f"dwconv_gelu: grid_hw must be (h, w) pairs of positive sizes, got {list(grid_hw)}"
         )
-    if tokens.dim() != 3:
-        raise ValueError(f"dwconv_gelu: tokens must be [B, N, C], got {tuple(tokens.shape)}")
+    if tokens.dim() != 3 or tokens.shape[2] < 1:
+        raise ValueError(
+            f"dwconv_gelu: tokens must be [B, N, C] with a channel, got {tuple(tokens.shape)}"
+        )
     _, N, C = tokens.shape
     if sum(h * w for h, w in pairs(grid_hw)) != N:
         raise ValueError(

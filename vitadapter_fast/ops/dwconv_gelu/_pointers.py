@@ -5,13 +5,14 @@
 from typing import Any
 
 from .. import _native
+from .._tensors import dense_rows, row_strides
 from ._call import Call
 
 
 def dense(call: Call) -> Call:
     """Return the call with tensors that kernels can read; hold it until the launch returns."""
     return call._replace(
-        tokens=_native.dense_rows(call.tokens),
+        tokens=dense_rows(call.tokens),
         weight=call.weight.contiguous(),
         bias=None if call.bias is None else call.bias.contiguous(),
     )
@@ -24,7 +25,7 @@ def arguments(call: Call) -> dict[str, Any]:
         "weight": _native.address(call.weight),
         "bias": _native.address(call.bias),
         "dtype": _native.dtype_code(call.tokens),
-        "tokens_strides": _native.row_strides(call.tokens),
+        "tokens_strides": row_strides(call.tokens),
         "tokens_shape": list(call.tokens.shape),
         "grid_hw": _native.flat(call.grid_hw),
     }

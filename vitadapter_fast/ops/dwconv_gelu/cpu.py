@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _native
+from .._tensors import dense_rows, row_strides
 from ._call import Call
 from ._pointers import arguments, dense
 
@@ -38,13 +39,13 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
         torch.empty(tensor.shape, dtype=tensor.dtype) if need and tensor is not None else None
         for tensor, need in zip((call.tokens, call.weight, call.bias), needs, strict=True)
     ]
-    call, grad_out = dense(call), _native.dense_rows(grad_out)
+    call, grad_out = dense(call), dense_rows(grad_out)
     _native.launch(
         "dwconv_gelu_backward_cpu",
         **arguments(call),
         num_threads=_native.num_threads(),
         grad_out=_native.address(grad_out),
-        grad_out_strides=_native.row_strides(grad_out),
+        grad_out_strides=row_strides(grad_out),
         grad_tokens=_native.address(grads[0]),
         grad_weight=_native.address(grads[1]),
         grad_bias=_native.address(grads[2]),
