@@ -112,7 +112,9 @@ void dwconv_gelu(Address tokens, Address weight, Address bias, int dtype,
                  std::pair<int64_t, int64_t> tokens_strides,
                  const std::vector<int64_t>& tokens_shape, const std::vector<int32_t>& grid_hw,
                  Address out, Address grad_out, std::pair<int64_t, int64_t> grad_out_strides,
-                 Address grad_tokens, Address grad_weight, Address grad_bias, int num_threads) {
+                 Address grad_tokens, Address grad_weight, Address grad_bias, int num_threads,
+                 int device, Address stream, Address grad_sum, Address partial_sums,
+                 int64_t tiles) {
   VITADAPTER_CHECK(tokens_shape.size() == 3, "tokens_shape must be [B, N, C]");
   const std::vector<SizeHW> grids = sizes(grid_hw);
   DwconvGeluParams p{};
@@ -133,6 +135,11 @@ void dwconv_gelu(Address tokens, Address weight, Address bias, int dtype,
   p.grad_weight = pointer(grad_weight);
   p.grad_bias = pointer(grad_bias);
   p.num_threads = num_threads;
+  p.device = device;
+  p.stream = pointer(stream);
+  p.grad_sum = pointer(grad_sum);
+  p.partial_sums = pointer(partial_sums);
+  p.tiles = tiles;
   py::gil_scoped_release release;
   launch(p);
 }
@@ -144,7 +151,8 @@ void def_dwconv_gelu(py::module_& module, const char* name) {
   module.def(name, &dwconv_gelu<launch>, py::kw_only(), "tokens"_a, "weight"_a, "bias"_a, "dtype"_a,
              "tokens_strides"_a, "tokens_shape"_a, "grid_hw"_a, "out"_a = 0, "grad_out"_a = 0,
              "grad_out_strides"_a = unused, "grad_tokens"_a = 0, "grad_weight"_a = 0,
-             "grad_bias"_a = 0, "num_threads"_a = 1);
+             "grad_bias"_a = 0, "num_threads"_a = 1, "device"_a = 0, "stream"_a = 0,
+             "grad_sum"_a = 0, "partial_sums"_a = 0, "tiles"_a = 0);
 }
 
 py::dict build_info() {
@@ -170,6 +178,8 @@ PYBIND11_MODULE(_C, module) {
   def_dwconv_gelu<dwconv_gelu_forward_cpu>(module, "dwconv_gelu_forward_cpu");
   def_dwconv_gelu<dwconv_gelu_backward_cpu>(module, "dwconv_gelu_backward_cpu");
 #if VITADAPTER_CUDA_KERNELS
+  def_dwconv_gelu<dwconv_gelu_forward_cuda>(module, "dwconv_gelu_forward_cuda");
+  def_dwconv_gelu<dwconv_gelu_backward_cuda>(module, "dwconv_gelu_backward_cuda");
   def_ms_deform_attn<ms_deform_attn_forward_cuda>(module, "ms_deform_attn_forward_cuda");
   def_ms_deform_attn<ms_deform_attn_points_backward_cuda>(module,
                                                           "ms_deform_attn_points_backward_cuda");

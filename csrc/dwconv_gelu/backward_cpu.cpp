@@ -12,6 +12,8 @@
 namespace vitadapter::VITADAPTER_ISA {
 namespace {
 
+using namespace dwconv_gelu;
+
 // Adds the products of a row's gradients with the pixels under each tap: [10], the bias last.
 template <typename V, typename T, typename C>
 inline void add_weight_gradient(const Row<T> rows[3], const C* gradient, int64_t w, V sums[10]) {

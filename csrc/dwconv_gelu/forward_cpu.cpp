@@ -9,6 +9,8 @@
 namespace vitadapter::VITADAPTER_ISA {
 namespace {
 
+using namespace dwconv_gelu;
+
 template <typename T>
 void run_band(const DwconvGeluParams& p, const Band& band, Weights<T>& weights, Compute<T>* sums) {
   const Image<T> image(static_cast<const T*>(p.tokens) + band.batch * p.tokens_stride_b +

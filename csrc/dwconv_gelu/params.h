@@ -35,9 +35,22 @@ struct DwconvGeluParams {
   void* grad_bias;    // [C]
 
   int num_threads;  // CPU
+
+  // CUDA. All memory is the caller's: kernels allocate nothing, so launches can be captured.
+  int device;
+  void* stream;
+  void* grad_sum;      // [B, N, C], dense: gradient of what goes into GELU
+  void* partial_sums;  // [tiles, 10, C] in the compute type: gradients of weight, then bias
+  int64_t tiles;       // of kWeightRows x kWeightColumns pixels, of all grids of all images
 };
+
+// What a block of the weight gradient's kernel sums up.
+constexpr int kWeightRows = 16, kWeightColumns = 32;
 
 void dwconv_gelu_forward_cpu(const DwconvGeluParams& params);
 void dwconv_gelu_backward_cpu(const DwconvGeluParams& params);
+void dwconv_gelu_forward_cuda(const DwconvGeluParams& params);
+// grad_sum, and from it grad_tokens and partial_sums where they are not null.
+void dwconv_gelu_backward_cuda(const DwconvGeluParams& params);
 
 }  // namespace vitadapter

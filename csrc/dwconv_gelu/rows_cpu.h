@@ -9,7 +9,8 @@
 #include "common/workers.h"
 #include "dwconv_gelu/params.h"
 
-namespace vitadapter::VITADAPTER_ISA {
+// A namespace of its own: names of two ops that mean different things must not meet in the linker.
+namespace vitadapter::VITADAPTER_ISA::dwconv_gelu {
 
 // What a task works on: some rows of one grid of one image, some channels. The partition depends on
 // the sizes alone, so sums over tasks do not depend on the number of threads.
@@ -171,4 +172,4 @@ inline void convolve_row(const Row<T> rows[3], int64_t w, const Taps<V>& taps, O
   before.store(to + (w - 1) * step);
 }
 
-}  // namespace vitadapter::VITADAPTER_ISA
+}  // namespace vitadapter::VITADAPTER_ISA::dwconv_gelu

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from vitadapter_fast.ops import _native
+from vitadapter_fast.ops.dwconv_gelu import cuda as dwconv_gelu
 from vitadapter_fast.ops.ms_deform_attn import cuda
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,7 +73,10 @@ def load() -> ModuleType:
 
 
 def route(monkeypatch: pytest.MonkeyPatch, value_gradient: str = "by rule") -> None:
-    """Make ``backend="cuda"`` run on CPU tensors, its value gradient summed in the given way."""
+    """Make ``backend="cuda"`` run on CPU tensors, for every op that has it.
+
+    The value gradient of ``ms_deform_attn`` is summed in the given way.
+    """
     extension = load()
 
     # The cpu backend as well: a sanitizer then sees its kernels too.
@@ -80,7 +84,8 @@ def route(monkeypatch: pytest.MonkeyPatch, value_gradient: str = "by rule") -> N
         getattr(extension, name)(**arguments)
 
     monkeypatch.setattr(_native, "launch", launch)
-    monkeypatch.setattr(cuda, "unsupported_reason", cuda.size_reason)
+    for backend in (cuda, dwconv_gelu):
+        monkeypatch.setattr(backend, "unsupported_reason", backend.size_reason)
     if value_gradient == "atomics":
         monkeypatch.setattr(cuda, "_POINTS_PER_PIXEL", float("inf"))
     elif value_gradient == "records":

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one call carries, and every check of it, shared by the op's backends and its fake."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -67,3 +68,14 @@ def check(call: Call) -> None:
             raise ValueError(
                 f"dwconv_gelu: {name} must be on {tokens.device} with tokens, got {tensor.device}"
             )
+
+
+def split_sums(
+    call: Call, partial: Tensor | None, needs: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of weight and bias from partial sums, [any, 10, C], the bias last."""
+    if partial is None:
+        return None, None
+    total = partial.sum(0)
+    weight = total[:9].T.reshape(-1, 1, 3, 3).to(call.weight.dtype) if needs[1] else None
+    return weight, total[9].to(call.weight.dtype) if needs[2] else None
