@@ -14,10 +14,10 @@ from torch import Tensor
 
 from .._backends import choose, requested
 from .._library import define_autocast, define_gradient, define_op, lower
-from . import cpu, cuda, reference
+from . import cpu, cuda, reference, triton
 from ._call import Call, check
 
-BACKENDS = (cuda, cpu, reference)
+BACKENDS = (cuda, triton, cpu, reference)
 
 _ARGS = "Tensor tokens, SymInt[] grid_hw, Tensor weight, Tensor? bias"
 
