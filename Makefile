@@ -20,6 +20,7 @@ lint:
 
 bench:
 	$(PYTHON) benchmarks/bench_ms_deform_attn.py --out benchmarks/results/cpu_ms_deform_attn.json
+	$(PYTHON) benchmarks/bench_patch_embed.py --out benchmarks/results/cpu_patch_embed.json
 
 # The benchmark says why and fails where the kernels were not built or cannot run.
 gpu:
@@ -27,3 +28,4 @@ gpu:
 	VITADAPTER_CUDA=1 $(PYTHON) -m pip install --no-build-isolation --no-deps .
 	$(PYTHON) -m pytest -q -m cuda
 	$(PYTHON) benchmarks/bench_ms_deform_attn_gpu.py
+	$(PYTHON) benchmarks/bench_patch_embed_gpu.py

@@ -9,7 +9,6 @@ a table and writes it as JSON. Every result is checked before it is timed.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +16,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bench_ms_deform_attn import cpu_name
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from cases import MODEL_HIDDEN, ConvCase, ConvInputs, extractor, make_conv_inputs
+from listing import device_name, table, write
 from timing import interleaved_ms
 from tolerance import assert_close
 
@@ -58,12 +56,12 @@ def step(run: Callable[[ConvInputs], Tensor], inputs: ConvInputs, cotangent: Ten
     return call
 
 
-def check(contestants: dict[str, Any], inputs: ConvInputs, cotangent: Tensor) -> None:
-    """Fail if ours is further from float64 than it may be."""
+def check(run: Any, inputs: ConvInputs, cotangent: Tensor) -> None:
+    """Fail if any result of ``run`` is further from float64 than it may be."""
     exact = inputs.map(lambda tensor: tensor.double())
     truth = step(lambda i: i.run("reference"), exact, cotangent.double())()
     scale = step(lambda i: i.run("reference"), inputs, cotangent)()
-    got = step(contestants["vitadapter_fast"], inputs, cotangent)()
+    got = step(run, inputs, cotangent)()
     for index, parts in enumerate(zip(got, scale, truth, strict=True)):
         assert_close(*parts, f"{inputs.case.name}, result {index}")
 
@@ -76,37 +74,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    contestants = {"vitadapter_fast": lambda i: i.run("cpu"), "torch": composition}
-    device = f"{cpu_name()}, {args.dtype}"
-    table = Table(title=f"Depthwise convolution with GELU, {device}; ms")
-    for heading in ("shape", "threads", "pass", *contestants, "times ours", "copy of the tokens"):
-        table.add_column(heading)
+    contestants = {"vitadapter_fast cpu": lambda i: i.run("cpu"), "torch": composition}
     rows = []
     for threads, case in [(threads, case) for threads in args.threads for case in SHAPES]:
         torch.set_num_threads(threads)
         inputs = make_conv_inputs(case, dtype=getattr(torch, args.dtype))
         cotangent = torch.randn(inputs.tokens.shape).to(inputs.tokens)
-        check(contestants, inputs, cotangent)
+        check(contestants["vitadapter_fast cpu"], inputs, cotangent)
         forward: dict[str, Any] = {
             name: lambda run=run, inputs=inputs: run(inputs) for name, run in contestants.items()
         }
-        forward["copy"] = inputs.tokens.clone
+        # How long the memory alone takes.
+        forward["copy of the tokens"] = inputs.tokens.clone
         both = {name: step(run, inputs, cotangent) for name, run in contestants.items()}
         for kind, runs in (("forward", forward), ("forward+backward", both)):
-            times = interleaved_ms(runs, rounds=args.rounds)
-            ours, theirs = times["vitadapter_fast"], times["torch"]
-            copy = f"{times['copy']:.3f}" if "copy" in times else ""
-            cells = (case.name, str(threads), kind, f"{ours:.3f}", f"{theirs:.3f}")
-            table.add_row(*cells, f"{theirs / ours:.1f}", copy)
-            rows += [
-                {"shape": case.name, "threads": threads, "pass": kind, "name": name}
-                | {"time_ms": round(time_ms, 3)}
-                for name, time_ms in times.items()
-            ]
-    Console().print(table)
+            for name, time_ms in interleaved_ms(runs, rounds=args.rounds).items():
+                rows.append(
+                    {"shape": case.name, "threads": threads, "pass": kind, "name": name}
+                    | {"time_ms": round(time_ms, 3)}
+                )
+    device = f"{device_name()}, {args.dtype}"
+    Console().print(table("Depthwise convolution with GELU", rows, device))
     if args.out:
-        facts = {"device": device, "torch": torch.__version__, "rows": rows}
-        args.out.write_text(json.dumps(facts, indent=1) + "\n")
+        write(args.out, {"device": device, "torch": torch.__version__}, rows)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ Prints a table and writes it as JSON. Every result is checked before it is timed
 """
 
 import argparse
-import json
-import platform
 import sys
 from functools import partial
 from pathlib import Path
@@ -18,12 +16,12 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from cases import AttnInputs, extractor, injector, make_inputs, query_centers
+from listing import device_name, table, write
 from peers import Peer, attention_peers
 from timing import interleaved_ms
 from tolerance import assert_close
@@ -107,40 +105,12 @@ def main() -> None:
                     {"shape": case.name, "threads": threads, "pass": kind, "name": name}
                     | {"time_ms": round(time_ms, 3)}
                 )
-    device = f"{platform.machine()} {cpu_name()}, float32"
-    console.print(table(rows, device))
+    device = f"{device_name()}, float32"
+    console.print(table("Multi-scale deformable attention", rows, device))
     if args.out:
         facts = {"device": device, "torch": torch.__version__, "spread_px": SPREAD}
-        facts["versions"] = {peer.name: peer.version for peer in contestants}  # type: ignore[assignment]
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n")
-
-
-def cpu_name() -> str:
-    """Return the processor's name as the system gives it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def table(rows: list[dict[str, Any]], device: str) -> Table:
-    """Return the measurements with the ratio of each contestant's time to ours."""
-    result = Table(title=f"Multi-scale deformable attention, {device}; ms (times ours)")
-    names = list(dict.fromkeys(row["name"] for row in rows))
-    for heading in ("shape", "threads", "pass", *names):
-        result.add_column(heading, justify="left" if heading in ("shape", "pass") else "right")
-    groups: dict[tuple[Any, ...], dict[str, float]] = {}
-    for row in rows:
-        key = (row["shape"], str(row["threads"]), row["pass"])
-        groups.setdefault(key, {})[row["name"]] = row["time_ms"]
-    for key, times in groups.items():
-        cells = [
-            f"{times[name]:.2f} ({times[name] / times[names[0]]:.1f}x)" if name in times else ""
-            for name in names
-        ]
-        result.add_row(*key, *cells)
-    return result
+        facts |= {"versions": {peer.name: peer.version for peer in contestants}}
+        write(args.out, facts, rows)
 
 
 if __name__ == "__main__":

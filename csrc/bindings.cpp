@@ -6,7 +6,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <thread>
+#include <array>
 #include <vector>
 
 #include "build_facts.h"
@@ -14,6 +14,7 @@
 #include "common/isa.h"
 #include "dwconv_gelu/params.h"
 #include "ms_deform_attn/params.h"
+#include "patch_embed/params.h"
 
 namespace py = pybind11;
 
@@ -155,6 +156,58 @@ void def_dwconv_gelu(py::module_& module, const char* name) {
              "grad_sum"_a = 0, "partial_sums"_a = 0, "tiles"_a = 0);
 }
 
+// The fields of Bicubic but for antialias.
+using Axis = std::array<int, 7>;
+
+Bicubic bicubic(const Axis& axis, bool is_antialiased) {
+  const auto [inputs, outputs, num, den, unit, input_radius, output_radius] = axis;
+  return {inputs, outputs, num, den, is_antialiased, unit, input_radius, output_radius};
+}
+
+template <void (*launch)(const ResizeAddParams&)>
+void def_resize_add(py::module_& module, const char* name) {
+  using py::literals::operator""_a;
+  auto run = [](Address source, Address tokens, Address bias, Address out, int source_dtype,
+                int tokens_dtype, int out_dtype, const Axis& y, const Axis& x, bool is_antialiased,
+                bool is_transposed, int64_t batch, int64_t channels, int num_threads, int device,
+                Address stream) {
+    const ResizeAddParams p{pointer(source),
+                            pointer(tokens),
+                            pointer(bias),
+                            pointer(out),
+                            static_cast<DType>(source_dtype),
+                            static_cast<DType>(tokens_dtype),
+                            static_cast<DType>(out_dtype),
+                            bicubic(y, is_antialiased),
+                            bicubic(x, is_antialiased),
+                            is_transposed,
+                            batch,
+                            channels,
+                            num_threads,
+                            device,
+                            pointer(stream)};
+    py::gil_scoped_release release;
+    launch(p);
+  };
+  module.def(name, run, py::kw_only(), "source"_a, "tokens"_a, "bias"_a, "out"_a, "source_dtype"_a,
+             "tokens_dtype"_a, "out_dtype"_a, "y"_a, "x"_a, "is_antialiased"_a, "is_transposed"_a,
+             "batch"_a, "channels"_a, "num_threads"_a = 1, "device"_a = 0, "stream"_a = 0);
+}
+
+#if VITADAPTER_CUDA_KERNELS
+void patch_columns(Address image, const std::array<int64_t, 4>& strides, Address columns,
+                   int64_t batch, int64_t in_chans, std::pair<int64_t, int64_t> grid_hw,
+                   std::pair<int64_t, int64_t> patch_hw, int64_t element_bytes, int device,
+                   Address stream) {
+  const PatchColumnsParams p{pointer(image), strides[0],       strides[1],     strides[2],
+                             strides[3],     pointer(columns), batch,          in_chans,
+                             grid_hw.first,  grid_hw.second,   patch_hw.first, patch_hw.second,
+                             element_bytes,  device,           pointer(stream)};
+  py::gil_scoped_release release;
+  patch_embed_columns_cuda(p);
+}
+#endif
+
 py::dict build_info() {
   py::dict info;
   info["version"] = VITADAPTER_VERSION;
@@ -171,12 +224,14 @@ py::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
+  using py::literals::operator""_a;
   module.doc() = "Compiled kernels of vitadapter_fast; call them through vitadapter_fast.ops.";
   module.def("build_info", &build_info, "Facts of this build.");
   def_ms_deform_attn<ms_deform_attn_forward_cpu>(module, "ms_deform_attn_forward_cpu");
   def_ms_deform_attn<ms_deform_attn_backward_cpu>(module, "ms_deform_attn_backward_cpu");
   def_dwconv_gelu<dwconv_gelu_forward_cpu>(module, "dwconv_gelu_forward_cpu");
   def_dwconv_gelu<dwconv_gelu_backward_cpu>(module, "dwconv_gelu_backward_cpu");
+  def_resize_add<patch_embed_resize_add_cpu>(module, "patch_embed_resize_add_cpu");
 #if VITADAPTER_CUDA_KERNELS
   def_dwconv_gelu<dwconv_gelu_forward_cuda>(module, "dwconv_gelu_forward_cuda");
   def_dwconv_gelu<dwconv_gelu_backward_cuda>(module, "dwconv_gelu_backward_cuda");
@@ -185,6 +240,10 @@ PYBIND11_MODULE(_C, module) {
                                                           "ms_deform_attn_points_backward_cuda");
   def_ms_deform_attn<ms_deform_attn_place_cuda>(module, "ms_deform_attn_place_cuda");
   def_ms_deform_attn<ms_deform_attn_gather_cuda>(module, "ms_deform_attn_gather_cuda");
+  def_resize_add<patch_embed_resize_add_cuda>(module, "patch_embed_resize_add_cuda");
+  module.def("patch_embed_columns_cuda", &patch_columns, py::kw_only(), "image"_a, "strides"_a,
+             "columns"_a, "batch"_a, "in_chans"_a, "grid_hw"_a, "patch_hw"_a, "element_bytes"_a,
+             "device"_a, "stream"_a);
 #endif
 }
 

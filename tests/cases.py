@@ -240,3 +240,84 @@ def query_centers(case: AttnCase, generator: Any = None) -> Tensor:
         x = (torch.arange(w, dtype=torch.float64) + 0.5) / w
         grids.append(torch.stack((x.expand(h, w), y[:, None].expand(h, w)), -1).view(-1, 2))
     return torch.cat(grids)
+
+
+@dataclass(frozen=True)
+class PatchCase:
+    """One shape of the patch embedding."""
+
+    name: str
+    batch: int
+    in_chans: int
+    channels: int
+    image_hw: HW
+    patch_hw: HW
+    pos_hw: HW
+
+    @property
+    def grid_hw(self) -> HW:
+        return self.image_hw[0] // self.patch_hw[0], self.image_hw[1] // self.patch_hw[1]
+
+    @property
+    def num_tokens(self) -> int:
+        return self.grid_hw[0] * self.grid_hw[1]
+
+
+PATCH_MODES = ("bicubic", "bicubic_offset", "bicubic_antialias")
+
+PATCH_CASES = [
+    PatchCase("s_larger_than_the_table", 1, 3, 72, (96, 128), (16, 16), (5, 7)),
+    PatchCase("b_smaller_than_the_table", 1, 3, 136, (48, 80), (16, 16), (7, 8)),
+    PatchCase("table_fits", 2, 3, 40, (64, 48), (16, 16), (4, 3)),
+    PatchCase("one_axis_fits", 1, 3, 16, (64, 48), (16, 16), (4, 5)),
+    PatchCase("patch_14_with_a_remainder", 2, 3, 48, (75, 97), (14, 14), (5, 5)),
+    PatchCase("prime_sizes", 3, 5, 17, (89, 67), (7, 7), (11, 13)),
+    PatchCase("one_token", 2, 3, 24, (19, 17), (16, 16), (7, 3)),
+    PatchCase("one_row_of_table", 1, 1, 7, (24, 40), (8, 8), (1, 6)),
+    PatchCase("one_position", 1, 2, 8, (16, 24), (8, 8), (1, 1)),
+    PatchCase("one_pixel_patches", 1, 4, 33, (5, 9), (1, 1), (3, 3)),
+    PatchCase("flat_patches", 2, 2, 1, (12, 33), (2, 8), (4, 2)),
+    PatchCase("far_more_positions", 1, 1, 272, (8, 12), (4, 4), (5, 8)),
+    PatchCase("empty_batch", 0, 3, 16, (32, 32), (16, 16), (3, 3)),
+]
+
+
+@dataclass
+class PatchInputs:
+    """Tensors of one case: image, weight, bias (or None) and table."""
+
+    case: PatchCase
+    mode: str
+    tensors: list[Tensor | None]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "PatchInputs":
+        mapped = [None if tensor is None else change(tensor) for tensor in self.tensors]
+        return PatchInputs(self.case, self.mode, mapped)
+
+    def run(self, backend: str | None = None) -> Tensor:
+        from vitadapter_fast.ops import patch_embed
+
+        return patch_embed(*self.tensors, self.case.pos_hw, mode=self.mode, backend=backend)  # type: ignore[arg-type]
+
+
+def make_patch_inputs(
+    case: PatchCase,
+    mode: str = "bicubic",
+    *,
+    dtype: torch.dtype = torch.float64,
+    table_dtype: torch.dtype | None = None,
+    has_bias: bool = True,
+    seed: int = 0,
+) -> PatchInputs:
+    """Make inputs whose tokens and positions are both of variance 1."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    patch = (case.in_chans, *case.patch_hw)
+    weight = normal(case.channels, *patch) / (patch[0] * patch[1] * patch[2]) ** 0.5
+    image = normal(case.batch, case.in_chans, *case.image_hw)
+    bias = normal(case.channels).to(dtype) if has_bias else None
+    table = normal(case.pos_hw[0] * case.pos_hw[1], case.channels).to(table_dtype or dtype)
+    return PatchInputs(case, mode, [image.to(dtype), weight.to(dtype), bias, table])

@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Patch kernels are resized as ViT-Adapter and FlexiViT do."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from checkpoint_cases import DATA
+from checkpoint_cases import DATA, official, saved, tiny_model
 from safetensors.torch import load_file
 
 from vitadapter_fast.checkpoint import resample_patch_kernel
@@ -49,3 +50,21 @@ def test_resize_to_the_same_size_changes_nothing(method: Any) -> None:
 def test_unknown_method_is_refused() -> None:
     with pytest.raises(ValueError, match="'nearest'"):
         resample_patch_kernel(torch.randn(2, 3, 14, 14), 16, "nearest")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["bilinear", "pi"])
+def test_model_of_patch_16_takes_a_file_of_patch_14_by_the_chosen_method(
+    method: Any, tmp_path: Path
+) -> None:
+    tensors = official(patch=14)
+    path = saved(tensors, tmp_path / "vit14.pth")
+    model = tiny_model(patch_size=16, pretrained=path, patch_method=method)
+    wanted = resample_patch_kernel(tensors["patch_embed.proj.weight"], 16, method)
+    assert torch.equal(model.patch_embed.proj.weight, wanted)
+    assert torch.equal(model.pos_embed, tensors["pos_embed"])
+
+
+def test_model_refuses_an_unknown_method(tmp_path: Path) -> None:
+    path = saved(official(patch=14), tmp_path / "vit14.pth")
+    with pytest.raises(ValueError, match="method must be 'bilinear' or 'pi', got 'cubic'"):
+        tiny_model(pretrained=path, patch_method="cubic")

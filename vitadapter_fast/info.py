@@ -79,9 +79,14 @@ def probes() -> dict[str, Probe]:
     }
 
 
+def _device_of(backend: str) -> str:
+    # Without a device a backend says so itself, or is Triton's interpreter and needs none.
+    return "cuda" if backend in ("cuda", "triton") and torch.cuda.is_available() else "cpu"
+
+
 def why_not(op: str, probe: Probe, backend: str) -> str | None:
     """Return why ``backend`` cannot run the probe of ``op`` on this machine, or None."""
-    device = "cuda" if backend in ("cuda", "triton") and torch.cuda.is_available() else "cpu"
+    device = _device_of(backend)
     try:
         probe.run(backend, *probe.to(device, torch.float32).tensors)
     except BackendUnavailable as error:
@@ -108,7 +113,7 @@ def check(probe: Probe, backend: str, dtype: torch.dtype) -> float:
 
     Allowed is twice the error of the reference in ``dtype`` plus four rounding steps at the peak.
     """
-    device = "cuda" if backend in ("cuda", "triton") else "cpu"
+    device = _device_of(backend)
     rounded = probe.to(device, dtype)
     cotangent = _random(*probe.run("reference", *probe.tensors).shape).to(device, dtype)
     truth = _results(rounded.to(device, torch.float64), "reference", cotangent)

@@ -23,10 +23,11 @@ class TaskQueue {
 };
 
 // Runs worker(context, queue) on up to num_threads threads over one queue of `count` tasks. A
-// worker makes its scratch once, then takes tasks until there are none. Threads live for one call:
-// no pool has to survive fork(), interpreter exit or another runtime's pool, and starting one costs
-// about 15 us (2-core AMD EPYC) against calls of milliseconds. The first exception that a worker
-// throws is thrown again here, after all threads have ended.
+// worker makes its scratch once, then takes tasks until there are none. The threads are those of
+// torch's own OpenMP runtime where the process has one: after torch's GEMM they still spin, and
+// would hold the cores against any others (S@512 patch embedding on 2 cores of an AMD EPYC: 2.5 ms,
+// with threads of our own 3.6). Elsewhere, and in forked children, threads live for one call. The
+// first exception that a worker throws is thrown again here, after all have ended.
 void run_workers(int64_t count, int num_threads, void (*worker)(void* context, TaskQueue& queue),
                  void* context);
 

@@ -20,8 +20,9 @@ import pytest
 import torch
 
 from vitadapter_fast.ops import _native
-from vitadapter_fast.ops.dwconv_gelu import cuda as dwconv_gelu
+from vitadapter_fast.ops.dwconv_gelu import cuda as dwconv_gelu_cuda
 from vitadapter_fast.ops.ms_deform_attn import cuda
+from vitadapter_fast.ops.patch_embed import cuda as patch_embed_cuda
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,7 +85,7 @@ def route(monkeypatch: pytest.MonkeyPatch, value_gradient: str = "by rule") -> N
         getattr(extension, name)(**arguments)
 
     monkeypatch.setattr(_native, "launch", launch)
-    for backend in (cuda, dwconv_gelu):
+    for backend in (cuda, dwconv_gelu_cuda, patch_embed_cuda):
         monkeypatch.setattr(backend, "unsupported_reason", backend.size_reason)
     if value_gradient == "atomics":
         monkeypatch.setattr(cuda, "_POINTS_PER_PIXEL", float("inf"))

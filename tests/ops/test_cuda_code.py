@@ -20,6 +20,8 @@ KERNEL_FILES = [
     "ms_deform_attn/gather_cuda.cu",
     "dwconv_gelu/forward_cuda.cu",
     "dwconv_gelu/backward_cuda.cu",
+    "patch_embed/columns_cuda.cu",
+    "patch_embed/resize_add_cuda.cu",
 ]
 
 # As written beside each kernel.
@@ -32,10 +34,14 @@ REGISTERS = {
     "generic_gather_kernel": 128,
     "convolve_kernel": 168,
     "weight_gradient_kernel": 168,
+    "columns_kernel": 40,
+    "resize_add_kernel": 64,  # 128 in float64
 }
 
 
 def register_bound(kernel: str, arguments: str) -> int:
+    if kernel == "resize_add_kernel" and arguments.endswith("ddd"):
+        return 128
     if kernel != "points_backward_kernel":
         return REGISTERS[kernel]
     channels, levels = map(int, re.findall(r"Li(\d+)E", arguments))

@@ -1,15 +1,133 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""Patch embedding: tokens and positions against the plain PyTorch that they are made of."""
+"""Patch embedding: every backend against the float64 reference, and that against plain PyTorch."""
 
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import PATCH_CASES, PATCH_MODES, PatchCase, PatchInputs, make_patch_inputs
+from tolerance import assert_close
 from torch import Tensor
 
 from vitadapter_fast.ops import patch_embed
+
+# The others run here as well: test_cuda_on_cpu.py.
+KERNELS = ["cpu"]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+# (image, table): what autocast makes, half a model cast by hand, and float64 on one side only.
+MIXED = [
+    (torch.bfloat16, torch.float32),
+    (torch.float16, torch.float32),
+    (torch.float32, torch.bfloat16),
+    (torch.float16, torch.bfloat16),
+    (torch.float32, torch.float64),
+    (torch.float64, torch.float32),
+]
+
+
+def dtype_id(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def case_id(case: PatchCase) -> str:
+    return case.name
+
+
+def results(inputs: PatchInputs, backend: str, cotangent: Tensor) -> dict[str, Tensor]:
+    leaves = inputs.map(lambda tensor: tensor.detach().requires_grad_())
+    names = ("image", "weight", "bias", "table")
+    named = {n: t for n, t in zip(names, leaves.tensors, strict=True) if t is not None}
+    out = leaves.run(backend)
+    grads = torch.autograd.grad(out, list(named.values()), cotangent.to(out))
+    return {"out": out.detach()} | dict(zip(named, grads, strict=True))
+
+
+def cotangent_of(inputs: PatchInputs) -> Tensor:
+    case = inputs.case
+    shape = (case.batch, case.num_tokens, case.channels)
+    generator = torch.Generator().manual_seed(1)
+    cotangent = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return cotangent.to(inputs.run("reference").dtype)
+
+
+def check(inputs: PatchInputs, backend: str, device: str = "cpu") -> None:
+    """Compare the output and every gradient with the truth, float64 on the same rounded inputs."""
+    cotangent = cotangent_of(inputs)
+    truth = results(inputs.map(lambda tensor: tensor.double()), "reference", cotangent)
+    is_wide = {t.dtype == torch.float64 for t in inputs.tensors if t is not None}
+    # float64 has no truth beyond it: the error is measured in float32.
+    scale = inputs.map(lambda tensor: tensor.float()) if any(is_wide) else inputs
+    reference = results(scale, "reference", cotangent)
+    got = results(inputs.map(lambda tensor: tensor.to(device)), backend, cotangent)
+    tensors = dict(zip(("image", "weight", "bias", "table"), inputs.tensors, strict=True))
+    for name, tensor in got.items():
+        source = tensors.get(name)
+        assert tensor.dtype == (cotangent.dtype if source is None else source.dtype), name
+        # With float32 on the other side it is no more exact than that.
+        comparable = tensor.float() if len(is_wide) == 2 else tensor
+        assert_close(comparable.cpu(), reference[name], truth[name], name)
+
+
+@pytest.mark.usefixtures("nan_filled_memory")
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
+@pytest.mark.parametrize("mode", PATCH_MODES)
+@pytest.mark.parametrize("case", PATCH_CASES, ids=case_id)
+@pytest.mark.parametrize("backend", KERNELS)
+def test_output_and_gradients(backend: str, case: PatchCase, mode: str, dtype: torch.dtype) -> None:
+    check(make_patch_inputs(case, mode, dtype=dtype), backend)
+
+
+@pytest.mark.usefixtures("nan_filled_memory")
+@pytest.mark.parametrize(("dtype", "table_dtype"), MIXED, ids=str)
+@pytest.mark.parametrize("backend", KERNELS)
+def test_table_of_another_dtype(backend: str, dtype: torch.dtype, table_dtype: torch.dtype) -> None:
+    for case in (PATCH_CASES[0], PATCH_CASES[5]):
+        check(make_patch_inputs(case, dtype=dtype, table_dtype=table_dtype), backend)
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+def test_strided_inputs_give_the_same(backend: str) -> None:
+    dense = make_patch_inputs(PATCH_CASES[4], dtype=torch.float32)
+    wanted = results(dense, backend, cotangent_of(dense))
+    image, weight, bias, table = dense.tensors
+    assert image is not None and weight is not None and bias is not None and table is not None
+    strided = [
+        image.to(memory_format=torch.channels_last),
+        weight.to(memory_format=torch.channels_last),
+        torch.stack((bias, bias), 1)[:, 0],
+        torch.cat((table, table), 1)[:, : table.shape[1]],
+    ]
+    cotangent = cotangent_of(dense).transpose(1, 2).contiguous().transpose(1, 2)
+    got = results(PatchInputs(dense.case, dense.mode, strided), backend, cotangent)  # type: ignore[arg-type]
+    for name in wanted:
+        torch.testing.assert_close(got[name], wanted[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+def test_crop_of_a_wider_image_is_read_where_it_lies(backend: str) -> None:
+    inputs = make_patch_inputs(PATCH_CASES[0], dtype=torch.float32)
+    image = inputs.tensors[0]
+    assert image is not None
+    wide = torch.full((1, 3, 99, 135), float("nan"))
+    wide[:, :, 1:97, 3:131] = image
+    crop = PatchInputs(inputs.case, inputs.mode, [wide[:, :, 1:97, 3:131], *inputs.tensors[1:]])
+    torch.testing.assert_close(crop.run(backend), inputs.run(backend), rtol=0, atol=0)
+
+
+def test_cpu_results_are_bit_equal_for_any_number_of_threads() -> None:
+    inputs = make_patch_inputs(PATCH_CASES[0], dtype=torch.float32)
+    cotangent = cotangent_of(inputs)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        wanted = results(inputs, "cpu", cotangent)["table"]
+        for threads in (2, 3, 16):
+            torch.set_num_threads(threads)
+            assert torch.equal(results(inputs, "cpu", cotangent)["table"], wanted), threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def inputs(

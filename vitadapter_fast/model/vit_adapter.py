@@ -5,7 +5,7 @@
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ from .patch_embed import PatchEmbed
 from .pyramid import feature_pyramid
 from .spatial_prior import SpatialPrior
 from .vit import FFNS, Block
+
+if TYPE_CHECKING:
+    from ..checkpoint import PatchMethod
 
 VIT_FEATURES = ("last", "stages")
 
@@ -79,6 +82,7 @@ class ViTAdapter(nn.Module):
         window_size: int | None | Sequence[int | None] = 14,
         with_cp: bool = False,
         pretrained: str | os.PathLike[str] | None = None,
+        patch_method: "PatchMethod" = "bilinear",
         ffn: str = "mlp",
         vit_features: str = "last",
         norm: str = "auto",
@@ -115,6 +119,9 @@ class ViTAdapter(nn.Module):
             with_cp: Whether training recomputes the activations of blocks, injectors and extractors
                 instead of keeping them: less memory, the same gradients.
             pretrained: Checkpoint in any format that ``load_checkpoint`` knows, or None.
+            patch_method: How the patch kernel of a checkpoint of another patch size is resized:
+                "bilinear" as the original's converter does, or "pi", FlexiViT's resize, whose
+                tokens are closer to those of the checkpoint.
             ffn: Feed-forward of the ViT, "mlp" or "swiglu" (DINOv2-g).
             vit_features: What the pyramid adds: "last", the final ViT map to all levels (upstream's
                 detection), or "stages", the map after stage k to level k (its segmentation).
@@ -225,7 +232,7 @@ class ViTAdapter(nn.Module):
         if pretrained is not None:
             from ..checkpoint import load_checkpoint
 
-            load_checkpoint(self, pretrained)
+            load_checkpoint(self, pretrained, patch_method=patch_method)
         if frozen_vit:
             self._freeze_vit()
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from .._backends import choose, requested
 from .._library import define_autocast, define_gradient, define_op, lower
-from . import reference
+from . import cpu, cuda, reference, triton
 from ._call import Call, check
 
-BACKENDS = (reference,)
+# On CPU tensors triton can be no more than an interpreter.
+BACKENDS = (cuda, cpu, triton, reference)
 
 _ARGS = "Tensor image, Tensor weight, Tensor? bias, Tensor pos_embed, SymInt[] pos_hw, str mode"
 

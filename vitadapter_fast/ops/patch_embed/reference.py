@@ -55,13 +55,17 @@ def _resize(
     if pos_hw == grid_hw:
         return pos_embed
     compute = torch.promote_types(pos_embed.dtype, torch.float32)
-    table = pos_embed.to(compute).view(1, *pos_hw, -1).permute(0, 3, 1, 2)
+    C = pos_embed.shape[1]
+    table = pos_embed.to(compute).view(1, *pos_hw, C).permute(0, 3, 1, 2)
     if mode == "bicubic_offset":
         # DINOv2 adds 0.1 to the grid so that float rounding cannot lose a row; checkpoints saw it.
         scale = [(size + 0.1) / old for size, old in zip(grid_hw, pos_hw, strict=True)]
         resized = F.interpolate(table, scale_factor=scale, mode="bicubic")
     else:
-        resized = F.interpolate(
-            table, size=grid_hw, mode="bicubic", antialias=mode == "bicubic_antialias"
-        )
-    return resized.flatten(2)[0].T.to(pos_embed.dtype)
+        # With antialias torch (2.13) resizes one column wrongly unless the map is channels last,
+        # which a single channel is not: so twice the channels.
+        is_antialiased = mode == "bicubic_antialias"
+        table = torch.cat((table, table), 1) if is_antialiased else table
+        table = table.contiguous(memory_format=torch.channels_last)
+        resized = F.interpolate(table, size=grid_hw, mode="bicubic", antialias=is_antialiased)
+    return resized.flatten(2)[0, :C].T.to(pos_embed.dtype)

@@ -1,0 +1,27 @@
+// SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Checks of what could corrupt memory, for the CPU and CUDA launchers.
+#pragma once
+
+#include "common/check.h"
+#include "patch_embed/params.h"
+
+namespace vitadapter {
+
+constexpr char kNoKernel[] = "patch_embed: no kernel for this combination of dtypes";
+
+inline void check(const ResizeAddParams& p) {
+  for (const Bicubic& axis : {p.y, p.x}) {
+    VITADAPTER_CHECK(
+        axis.inputs > 0 && axis.outputs > 0 && axis.num > 0 && axis.den > 0 && axis.unit > 0,
+        "patch_embed: a map size must be positive");
+    const int64_t most = axis.inputs > axis.outputs ? axis.inputs : axis.outputs;
+    VITADAPTER_CHECK((2 * most + 5) * (axis.num > axis.den ? axis.num : axis.den) < int64_t(1)
+                                                                                        << 31,
+                     "patch_embed: a map exceeds 32-bit coordinates");
+  }
+  VITADAPTER_CHECK(p.batch >= 0 && p.channels >= 0, "patch_embed: a size is negative");
+}
+
+}  // namespace vitadapter

@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Random calls, small for the interpreters: every backend agrees with the float64 reference."""
+
+import pytest
+import torch
+from cases import (
+    PATCH_MODES,
+    AttnCase,
+    ConvCase,
+    PatchCase,
+    make_conv_inputs,
+    make_inputs,
+    make_patch_inputs,
+)
+from cuda_on_cpu import route
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_dwconv_gelu import check as check_convolution
+from test_ms_deform_attn import check as check_attention
+from test_patch_embed import check as check_patch_embed
+
+from vitadapter_fast.ops import _triton
+
+BACKENDS = ["cpu", "cuda", "triton"]
+SIDES = st.sampled_from([1, 2, 3, 5, 7, 11])
+SMALL_SIDES = st.sampled_from([1, 2, 3, 5])
+SIZES = st.tuples(SIDES, SIDES)
+DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64])
+
+attention_cases = st.builds(
+    AttnCase,
+    name=st.just("random"),
+    batch=st.integers(0, 2),
+    heads=st.integers(1, 3),
+    channels=st.sampled_from([1, 3, 8, 16, 17, 32]),
+    points=st.integers(1, 5),
+    level_hw=st.lists(SIZES, min_size=1, max_size=4).map(tuple),
+    query_hw=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), max_size=2).map(tuple),
+    queries=st.integers(0, 7),
+)
+patch_cases = st.builds(
+    lambda grid, patch, rest, **sizes: PatchCase(
+        name="random",
+        image_hw=(grid[0] * patch[0] + rest % patch[0], grid[1] * patch[1] + rest % patch[1]),
+        patch_hw=patch,
+        **sizes,
+    ),
+    grid=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    patch=st.sampled_from([(1, 1), (2, 3), (4, 4), (7, 7), (14, 14), (16, 16)]),
+    rest=st.integers(0, 15),
+    batch=st.integers(0, 3),
+    in_chans=st.integers(1, 4),
+    # Not one: tolerance scales with the largest number, of which there must be some.
+    channels=st.sampled_from([7, 8, 16, 33]),
+    pos_hw=st.tuples(SMALL_SIDES, SMALL_SIDES),
+)
+conv_cases = st.builds(
+    ConvCase,
+    name=st.just("random"),
+    batch=st.integers(0, 2),
+    # Not one: tolerance scales with the largest number, of which there must be some.
+    channels=st.sampled_from([7, 8, 12, 16, 33, 40]),
+    grid_hw=st.lists(SIZES, min_size=1, max_size=4).map(tuple),
+    has_bias=st.booleans(),
+)
+# Shared by the tests: the same calls for everyone, in every run.
+random_calls = settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "cuda":
+        route(monkeypatch)
+    if request.param == "triton" and not _triton.is_interpreted():
+        pytest.skip("Triton runs on the device here: see test_cuda_device.py")
+    return str(request.param)
+
+
+@random_calls
+@given(case=attention_cases, dtype=DTYPES, seed=st.integers(0, 99), spread=st.floats(0, 9))
+def test_attention(
+    backend: str, case: AttnCase, dtype: torch.dtype, seed: int, spread: float
+) -> None:
+    check_attention(make_inputs(case, dtype=dtype, seed=seed, spread=spread), backend)
+
+
+@random_calls
+@given(
+    case=patch_cases,
+    mode=st.sampled_from(PATCH_MODES),
+    dtype=DTYPES,
+    has_bias=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_patch_embed(
+    backend: str, case: PatchCase, mode: str, dtype: torch.dtype, has_bias: bool, seed: int
+) -> None:
+    inputs = make_patch_inputs(case, mode, dtype=dtype, has_bias=has_bias, seed=seed)
+    check_patch_embed(inputs, backend)
+
+
+@random_calls
+@given(case=conv_cases, dtype=DTYPES, seed=st.integers(0, 99))
+def test_convolution(backend: str, case: ConvCase, dtype: torch.dtype, seed: int) -> None:
+    check_convolution(make_conv_inputs(case, dtype=dtype, seed=seed), backend)

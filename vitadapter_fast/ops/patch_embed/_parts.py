@@ -1,0 +1,191 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""A call in; its sizes, matrices and GEMM gradients out: shared by the compiled backends."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import _gemm, _native
+from ._call import Call
+
+_MAX_INT32 = 2**31 - 1
+
+
+class Axis(NamedTuple):
+    """One axis of a bicubic resize: output i lies at input (i + 1/2) * num / den - 1/2.
+
+    Attributes:
+        inputs: Rows (or columns) of the table.
+        outputs: Rows (or columns) of the token grid.
+        num: See above.
+        den: See above.
+        unit: Half the cubic kernel is two of these wide, in units of 1 / den of an input: it widens
+            with the outputs under antialias, and spans two inputs otherwise.
+        input_radius: How many inputs an output reaches to either side, rounded up.
+        output_radius: The same for the outputs that an input reaches.
+    """
+
+    inputs: int
+    outputs: int
+    num: int
+    den: int
+    unit: int
+    input_radius: int
+    output_radius: int
+
+
+def axes(call: Call) -> tuple[Axis, Axis]:
+    """Return the resize of rows and of columns."""
+    return _axis(call, 0), _axis(call, 1)
+
+
+def _axis(call: Call, dim: int) -> Axis:
+    inputs, outputs = call.pos_hw[dim], call.grid_hw[dim]
+    num, den = inputs, outputs
+    # DINOv2 adds 0.1 to the grid so that float rounding cannot lose a row; checkpoints saw it.
+    if call.mode == "bicubic_offset" and tuple(call.pos_hw) != call.grid_hw:
+        num, den = 10 * inputs, 10 * outputs + 1
+    unit = max(num, den) if is_antialiased(call) else den
+    return Axis(inputs, outputs, num, den, unit, -(-2 * unit // den), -(-2 * unit // num))
+
+
+def is_antialiased(call: Call) -> bool:
+    """Return whether the table is resized with antialias."""
+    return call.mode == "bicubic_antialias"
+
+
+def size_reason(call: Call) -> str | None:
+    """Return why a call is too large for the kernels' 32-bit indices, or None."""
+    h, w = call.grid_hw
+    C = call.weight.shape[0]
+    coordinates = ((2 * max(a.inputs, a.outputs) + 5) * max(a.num, a.den) for a in axes(call))
+    largest = max(*coordinates, h * w * C, call.pos_embed.numel(), call.image.shape[0])
+    return f"it takes indices up to {_MAX_INT32}, got {largest}" if largest > _MAX_INT32 else None
+
+
+def result_dtype(call: Call) -> torch.dtype:
+    """Return the dtype of the tokens with positions."""
+    return torch.promote_types(call.image.dtype, call.pos_embed.dtype)
+
+
+def patches(call: Call) -> Tensor:
+    """Return a view of the image's patches, [B, h, w, I, p, p]."""
+    patch_h, patch_w = call.weight.shape[2:]
+    cut = call.image.unfold(2, patch_h, patch_h).unfold(3, patch_w, patch_w)
+    return cut.permute(0, 2, 3, 1, 4, 5)
+
+
+def columns(call: Call) -> Tensor:
+    """Return the patches as rows of a matrix, [B * h * w, I * p * p]."""
+    cut = patches(call)
+    return cut.contiguous().view(cut.shape[:3].numel(), cut.shape[3:].numel())
+
+
+def kernel_matrix(call: Call) -> Tensor:
+    """Return the patch kernel as [C, I * p * p]."""
+    return call.weight.reshape(call.weight.shape[0], -1)
+
+
+def add_positions(launcher: str, call: Call, tokens: Tensor, **place: Any) -> Tensor:
+    """Return tokens [B * h * w, C] with bias and resized positions added, [B, h * w, C]."""
+    dtype = result_dtype(call)
+    h, w = call.grid_hw
+    B, C = call.image.shape[0], call.weight.shape[0]
+    # A table narrower than its image, or float64 on one side only: rare, and exact this way.
+    table = call.pos_embed.to(dtype)
+    bias = call.bias
+    if dtype == torch.float64:
+        tokens = tokens.to(dtype)
+        bias = bias if bias is None else bias.to(dtype)
+    # Bias and table are a few kilobytes to megabytes; slices of a state dict come dense.
+    bias = bias if bias is None else bias.contiguous()
+    out = tokens if tokens.dtype == dtype else tokens.new_empty(tokens.shape, dtype=dtype)
+    _resize_add(launcher, call, table.contiguous(), tokens, bias, out, is_transposed=False, **place)
+    return out.view(B, h * w, C)
+
+
+def batch_sum(grad_out: Tensor) -> Tensor:
+    """Return the gradient of the positions, [h * w, C] in the type it is computed in."""
+    return grad_out.sum(0, dtype=torch.promote_types(grad_out.dtype, torch.float32))
+
+
+def table_gradient(launcher: str, call: Call, grad_out: Tensor, **place: Any) -> Tensor:
+    """Return the gradient of the position table: the transposed taps, gathered in a fixed order."""
+    total = batch_sum(grad_out)
+    dtype = call.pos_embed.dtype
+    kept = total.dtype if torch.float64 in (total.dtype, dtype) else dtype
+    grad = total.new_empty(call.pos_embed.shape, dtype=kept)
+    _resize_add(launcher, call, total, None, None, grad, is_transposed=True, **place)
+    return grad.to(dtype)
+
+
+def _resize_add(
+    launcher: str,
+    call: Call,
+    source: Tensor,
+    tokens: Tensor | None,
+    bias: Tensor | None,
+    out: Tensor,
+    *,
+    is_transposed: bool,
+    **place: Any,
+) -> None:
+    y, x = axes(call)
+    _native.launch(
+        launcher,
+        source=_native.address(source),
+        tokens=_native.address(tokens),
+        bias=_native.address(bias),
+        out=_native.address(out),
+        source_dtype=_native.dtype_code(source),
+        tokens_dtype=_native.dtype_code(source if tokens is None else tokens),
+        out_dtype=_native.dtype_code(out),
+        y=y,
+        x=x,
+        is_antialiased=is_antialiased(call),
+        is_transposed=is_transposed,
+        batch=1 if is_transposed else call.image.shape[0],
+        channels=call.weight.shape[0],
+        **place,
+    )
+
+
+def gradients(
+    call: Call,
+    grad_out: Tensor,
+    needs: Sequence[bool],
+    columns_of: Callable[[Call], Tensor],
+    table: Callable[[Call, Tensor], Tensor],
+) -> list[Tensor | None]:
+    """Return the gradients of image, weight, bias and table; None where ``needs`` says so.
+
+    Args:
+        call: The call of the forward.
+        grad_out: [B, h * w, C].
+        needs: Which gradients are wanted.
+        columns_of: Makes the patch matrix, [B * h * w, I * p * p].
+        table: Makes the gradient of the table from the call and ``grad_out``.
+    """
+    needs_image, needs_weight, needs_bias, needs_table = needs
+    C = call.weight.shape[0]
+    # The GEMMs read whole matrices; a cotangent that autograd expanded or transposed is copied.
+    grad = grad_out.reshape(-1, C).to(call.image.dtype).contiguous()
+    image = _image_gradient(call, grad) if needs_image else None
+    weight = None
+    if needs_weight:
+        weight = _gemm.weight_gradient(grad, columns_of(call)).view(call.weight.shape)
+    bias = grad_out.sum((0, 1)).to(call.image.dtype) if needs_bias else None
+    return [image, weight, bias, table(call, grad_out) if needs_table else None]
+
+
+def _image_gradient(call: Call, grad: Tensor) -> Tensor:
+    """Lay the gradients of the patches side by side; patches do not overlap."""
+    image = call.image
+    rows = _gemm.linear(grad, kernel_matrix(call).t().contiguous())
+    result = image.new_zeros(image.shape)
+    cut = patches(call._replace(image=result))
+    cut.copy_(rows.view(cut.shape))
+    return result

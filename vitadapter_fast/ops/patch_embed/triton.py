@@ -1,0 +1,114 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""One Triton kernel from image to tokens: neither the patch matrix nor the resized table exists."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _triton
+from . import _parts
+from ._call import Call
+
+# Tokens of a program and its warps, by bytes of an element of the image; channels and the step
+# through a patch are 64 and 32. A table has 4 x 4 taps but where antialias shrinks it.
+_CONFIGS = {2: _triton.Config(64, 4, 3), 4: _triton.Config(64, 4, 2), 8: _triton.Config(32, 4, 1)}
+_CHANNELS = 64
+_STEP = 32
+_TABLE_ROWS = 16
+
+
+def unsupported_reason(call: Call) -> str | None:
+    """Return why the Triton kernels cannot run this call, or None."""
+    return _triton.unsupported_reason(call.image) or _parts.size_reason(call)
+
+
+def forward(call: Call) -> Tensor:
+    """Return the tokens, [B, h * w, C] in the promoted dtype of image and table."""
+    kernels: Any = import_module("._triton_kernels", __package__)
+    image = call.image
+    (B, in_chans), (h, w), C = image.shape[:2], call.grid_hw, call.weight.shape[0]
+    patch_h, patch_w = call.weight.shape[2:]
+    # What the kernel walks through row by row; parameters are dense but for odd formats.
+    weight, table = call.weight.contiguous(), call.pos_embed.contiguous()
+    bias = table if call.bias is None else call.bias.contiguous()
+    out = image.new_empty(B, h * w, C, dtype=_parts.result_dtype(call))
+
+    def run(config: _triton.Config) -> None:
+        _triton.launch(
+            kernels.embed_kernel,
+            (-(-B * h * w // config.rows), -(-C // _CHANNELS)),
+            image,
+            weight,
+            bias,
+            table,
+            out,
+            *image.stride(),
+            B * h * w,
+            h,
+            w,
+            C,
+            *_sizes(call),
+            K=in_chans * patch_h * patch_w,
+            PATCH_H=patch_h,
+            PATCH_W=patch_w,
+            ANTIALIAS=_parts.is_antialiased(call),
+            HAS_BIAS=call.bias is not None,
+            # A float64 table makes the sum float64; and the interpreter would multiply the bits of
+            # bfloat16.
+            WIDENS=out.dtype == torch.float64 or _triton.is_interpreted(),
+            PRECISION="ieee" if _is_exact() else "tf32",
+            BM=config.rows,
+            BN=_CHANNELS,
+            BK=_STEP,
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
+        )
+
+    key = ("patch_embed", image.device, image.dtype, C, in_chans, patch_h, patch_w)
+    with _triton.current_device(image):
+        _triton.run_configured(key, _CONFIGS[image.element_size()], run)
+    return out
+
+
+def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
+    """Return the gradients of image, weight, bias and table; None where ``needs`` says so."""
+    return _parts.gradients(call, grad_out, needs, _parts.columns, _table_gradient)
+
+
+def _table_gradient(call: Call, grad_out: Tensor) -> Tensor:
+    kernels: Any = import_module("._triton_kernels", __package__)
+    total = _parts.batch_sum(grad_out)
+    grad = total.new_empty(call.pos_embed.shape, dtype=call.pos_embed.dtype)
+    (h, w), C = call.grid_hw, call.weight.shape[0]
+    y, x = _parts.axes(call)
+    with _triton.current_device(grad):
+        _triton.launch(
+            kernels.table_gradient_kernel,
+            (-(-grad.shape[0] // _TABLE_ROWS), -(-C // _CHANNELS)),
+            total,
+            grad,
+            h,
+            w,
+            C,
+            y.output_radius,
+            x.output_radius,
+            *_sizes(call),
+            ANTIALIAS=_parts.is_antialiased(call),
+            BM=_TABLE_ROWS,
+            BN=_CHANNELS,
+            num_warps=4,
+        )
+    return grad
+
+
+def _sizes(call: Call) -> tuple[int, ...]:
+    return tuple(size for a in _parts.axes(call) for size in (a.inputs, *a[2:6]))
+
+
+def _is_exact() -> bool:
+    # As torch's own float32 GEMMs on the device.
+    return torch.get_float32_matmul_precision() == "highest"
