@@ -98,8 +98,10 @@ def test_gradients_that_nobody_needs_are_not_computed(backend: str, case: ConvCa
 
 
 @pytest.mark.parametrize("backend", KERNELS)
-def test_strided_tokens_and_cotangent_are_read_where_they_lie(backend: str) -> None:
-    dense = make_conv_inputs(REAL_CONV[0], dtype=torch.float32)
+def test_strided_tokens_and_cotangent_are_read_where_they_lie(
+    backend: str, case: ConvCase = REAL_CONV[0]
+) -> None:
+    dense = make_conv_inputs(case, dtype=torch.float32)
     cotangent = cotangent_of(dense)
     # Some channels and some tokens of something wider and longer.
     wide = F.pad(dense.tokens, (8, 8, 3, 5), value=float("nan"))
@@ -113,8 +115,10 @@ def test_strided_tokens_and_cotangent_are_read_where_they_lie(backend: str) -> N
 
 
 @pytest.mark.parametrize("backend", KERNELS)
-def test_transposed_inputs_and_cotangent_give_the_same(backend: str) -> None:
-    dense = make_conv_inputs(AWKWARD_CONV[3], dtype=torch.float32)
+def test_transposed_inputs_and_cotangent_give_the_same(
+    backend: str, case: ConvCase = AWKWARD_CONV[3]
+) -> None:
+    dense = make_conv_inputs(case, dtype=torch.float32)
     mixed = dense.map(lambda tensor: tensor.transpose(0, -1).contiguous().transpose(0, -1))
     cotangent = cotangent_of(dense)
     wanted = results(dense, backend, cotangent)

@@ -17,7 +17,7 @@ from .._library import define_autocast, define_gradient, define_op, lower
 from . import cpu, cuda, reference, triton
 from ._call import Call, check
 
-BACKENDS = (cuda, triton, cpu, reference)
+BACKENDS = (cuda, cpu, triton, reference)
 
 _ARGS = "Tensor tokens, SymInt[] grid_hw, Tensor weight, Tensor? bias"
 
