@@ -20,6 +20,7 @@ from dataclasses import replace
 from functools import cache, partial
 from importlib import metadata
 from itertools import pairwise
+from operator import methodcaller
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -39,9 +40,9 @@ from cases import AttnCase, AttnInputs, extractor, injector, make_inputs
 from peers import Peer, Sizes, attention_peers
 from tolerance import assert_close
 
-from vitadapter_fast import __version__
-from vitadapter_fast.ops import _native, ms_deform_attn
-from vitadapter_fast.ops.ms_deform_attn import cuda
+from vitadapter_fast import __version__, info
+from vitadapter_fast.ops import _native, _triton, ms_deform_attn
+from vitadapter_fast.ops.ms_deform_attn import _value_gradient
 
 DEVICE = "cuda"
 SHAPES = [
@@ -61,9 +62,15 @@ MODES = {"atomics": (float("inf"), False), "records": (0, False), "deterministic
 Calls = list[Callable[[], object]]
 
 
-def ours(value: Tensor, level_hw: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
-    """Run the classic entry point on the cuda backend."""
-    return ms_deform_attn(value, level_hw, locations, weights, backend="cuda")
+def ours() -> dict[str, str]:
+    """Return {name in tables: backend} of our backends that run here."""
+    reasons = {"cuda": _native.cuda_unavailable_reason(), "triton": _triton.unavailable_reason()}
+    return {f"ours {name}": name for name, reason in reasons.items() if reason is None}
+
+
+def classic(backend: str) -> Any:
+    """Return the classic entry point on one backend."""
+    return partial(ms_deform_attn, backend=backend)
 
 
 @contextmanager
@@ -71,7 +78,7 @@ def summing(mode: str) -> Iterator[None]:
     """Make the backward of ours sum the gradient of the value in one way."""
     points_per_pixel, is_deterministic = MODES[mode]
     before = torch.are_deterministic_algorithms_enabled()
-    with mock.patch.object(cuda, "_POINTS_PER_PIXEL", points_per_pixel):
+    with mock.patch.object(_value_gradient, "POINTS_PER_PIXEL", points_per_pixel):
         torch.use_deterministic_algorithms(is_deterministic)
         try:
             yield
@@ -144,15 +151,13 @@ def right_ones(
     contestants: list[Peer], inputs: AttnInputs, cotangent: Tensor, left_out: dict[str, str]
 ) -> list[Peer]:
     """Check ours in every mode, and return the peers that are right too."""
-
-    def reference(*args: Any) -> Tensor:
-        return ms_deform_attn(*args, backend="reference")
-
-    wanted = results(reference, inputs, cotangent)
-    truth = results(reference, inputs.to(torch.float64), cotangent.double())
-    for mode in MODES:
-        with summing(mode):
-            require_right(Peer(f"ours by {mode}", "", ours), inputs, cotangent, wanted, truth)
+    wanted = results(classic("reference"), inputs, cotangent)
+    truth = results(classic("reference"), inputs.to(torch.float64), cotangent.double())
+    for name, backend in ours().items():
+        for mode in MODES:
+            with summing(mode):
+                own = Peer(f"{name} by {mode}", "", classic(backend))
+                require_right(own, inputs, cotangent, wanted, truth)
     right = []
     for peer in contestants:
         try:
@@ -253,21 +258,24 @@ def measure(
     """Return {pass: {contestant: median time in microseconds}} of one shape."""
     on_cpu = make_inputs(case, spread=SPREAD, dtype=torch.float32)
     grid = on_cpu.to(dtype).map(lambda tensor: tensor.to(DEVICE))
-    classic = classic_inputs(on_cpu).to(dtype).map(lambda tensor: tensor.to(DEVICE))
+    plain = classic_inputs(on_cpu).to(dtype).map(lambda tensor: tensor.to(DEVICE))
     shape = (case.batch, case.num_queries, case.heads * case.channels)
     cotangent = torch.randn(shape, device=DEVICE).to(dtype)
-    contestants = right_ones(contestants, classic, cotangent, left_out)
-    grids, classics = copies_of(grid), copies_of(classic)
+    contestants = right_ones(contestants, plain, cotangent, left_out)
+    grids, classics = copies_of(grid), copies_of(plain)
     count = min(len(grids), len(classics))
     grids, classics = grids[:count], classics[:count]
     cotangents = [cotangent.clone() for _ in range(count)]
 
-    forward: dict[str, Any] = {"ours": partial(forward_calls, ours, classics)}
-    forward["ours, grid"] = lambda: [partial(inputs.run, "cuda") for inputs in grids]
+    forward: dict[str, Any] = {}
     backward: dict[str, Any] = {}
-    for mode in MODES:
-        backward[f"ours, {mode}"] = (mode, partial(out_of, ours), classics)
-        backward[f"ours, grid, {mode}"] = (mode, lambda inputs: inputs.run("cuda"), grids)
+    for name, backend in ours().items():
+        run, run_grid = classic(backend), methodcaller("run", backend)
+        forward[name] = partial(forward_calls, run, classics)
+        forward[f"{name}, grid"] = lambda run=run_grid: [partial(run, inputs) for inputs in grids]
+        for mode in MODES:
+            backward[f"{name}, {mode}"] = (mode, partial(out_of, run), classics)
+            backward[f"{name}, grid, {mode}"] = (mode, run_grid, grids)
     for peer in contestants:
         forward[peer.name] = partial(forward_calls, peer.run, classics)
         backward[peer.name] = ("atomics", partial(out_of, peer.run), classics)
@@ -333,8 +341,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/<device>...json")
     args = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("bench_ms_deform_attn_gpu: needs a CUDA device")
     if (reason := _native.cuda_unavailable_reason()) is not None:
-        sys.exit(f"bench_ms_deform_attn_gpu: no CUDA kernel can be timed here: {reason}")
+        sys.stderr.write(f"without the cuda backend: {reason}\n")
     # Filling fresh memory is for debugging, and would be timed.
     torch.utils.deterministic.fill_uninitialized_memory = False
     console = Console()
@@ -347,7 +357,7 @@ def main() -> None:
     for case, dtype in track(todo, "measuring", console=console, transient=True):
         for kind, times in measure(case, dtype, contestants, left_out).items():
             for name, time_us in times.items():
-                least = least_bytes(case, dtype, kind, name.startswith("ours, grid"))
+                least = least_bytes(case, dtype, kind, ", grid" in name)
                 share = least / time_us / bandwidth
                 rows.append(
                     {"shape": case.name, "batch": case.batch, "dtype": dtype_name(dtype)}
@@ -367,7 +377,8 @@ def main() -> None:
         "spread_px": SPREAD,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "nvcc": _native.build_info()["cuda_compiler"],
+        "triton": info.facts()["triton"],
+        "nvcc": _native.build_info().get("cuda_compiler", ""),
         "versions": {"ours": __version__} | {peer.name: peer.version for peer in contestants},
         "left_out": left_out,
     }

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-# Without a device Triton kernels run in its interpreter; it decides when it is imported.
 if not torch.cuda.is_available():
+    # Before anything imports triton, which decides at its import: kernels then run on the CPU.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))

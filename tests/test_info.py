@@ -9,7 +9,13 @@ import torch
 
 from vitadapter_fast import cli, info
 from vitadapter_fast.ops import _native
-from vitadapter_fast.ops.ms_deform_attn import cpu, cuda
+from vitadapter_fast.ops.ms_deform_attn import cpu, cuda, triton
+
+
+@pytest.fixture
+def _without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its interpreter takes seconds for a probe."""
+    monkeypatch.setattr(triton, "unsupported_reason", lambda call: "it is slow")
 
 
 def test_every_op_has_a_cell_for_every_backend_and_runs_on_one() -> None:
@@ -21,6 +27,7 @@ def test_every_op_has_a_cell_for_every_backend_and_runs_on_one() -> None:
         assert all(reason is None or reason for reason in cells.values())
 
 
+@pytest.mark.usefixtures("_without_triton")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_cuda_cell_tells_what_was_built_and_why_it_cannot_run() -> None:
     reason = str(info.table()["ms_deform_attn"]["cuda"])
@@ -35,6 +42,7 @@ def test_architectures_are_named_as_people_write_them() -> None:
     assert _native.archs({"cuda_archs": "80;120"}) == "sm_80, PTX 8.0, sm_120, PTX 12.0"
 
 
+@pytest.mark.usefixtures("_without_triton")
 def test_missing_extension_is_a_reason_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_native, "_load", lambda: (None, "it is gone"))
     assert info.table()["ms_deform_attn"]["cpu"] == "it is gone"
@@ -48,6 +56,7 @@ def test_check_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert "checks passed" in out
 
 
+@pytest.mark.usefixtures("_without_triton")
 @pytest.mark.parametrize("fault", ["output", "gradient", "nan"])
 def test_check_fails_on_a_wrong_kernel(
     fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -74,3 +83,12 @@ def test_cuda_backend_objects_to_cpu_tensors(monkeypatch: pytest.MonkeyPatch) ->
     points = torch.zeros(1, 1, 1, 1, 1, 2)
     call = _classic_call(torch.zeros(1, 4, 1, 8), [2, 2], points, points[..., 0])
     assert cuda.unsupported_reason(call) == "it runs on CUDA tensors, got cpu"
+
+
+def test_triton_cell_is_the_doors_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitadapter_fast.ops import _triton
+
+    monkeypatch.setattr(_triton, "unavailable_reason", lambda: "triton is on holiday")
+    table = info.table()
+    assert table["ms_deform_attn"]["triton"] == "triton is on holiday"
+    assert table["ms_deform_attn_grid"]["triton"] == "triton is on holiday"

@@ -4,7 +4,7 @@
 
 from .errors import BackendUnavailable, CheckpointError
 from .model import ViTAdapter, vit_adapter_b, vit_adapter_g, vit_adapter_l, vit_adapter_s
-from .ops import backend, ms_deform_attn, ms_deform_attn_grid, patch_embed
+from .ops import backend, ms_deform_attn, ms_deform_attn_grid, patch_embed, tuning
 from .version import __version__
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "ms_deform_attn",
     "ms_deform_attn_grid",
     "patch_embed",
+    "tuning",
     "vit_adapter_b",
     "vit_adapter_g",
     "vit_adapter_l",

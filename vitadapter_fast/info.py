@@ -41,8 +41,8 @@ def _random(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-# Extractor of a 96-pixel image with S's heads: three query grids on one map, and the reverse.
-_GRIDS = [(12, 12), (6, 6), (3, 3)]
+# Extractor of a 64-pixel image with S's heads: three query grids on one map, and the reverse.
+_GRIDS = [(8, 8), (4, 4), (2, 2)]
 
 
 def _classic(backend: str, value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
@@ -65,30 +65,29 @@ def _conv(backend: str, tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def probes() -> dict[str, Probe]:
     """Return one probe for every op, by the op's name."""
-    weights = _random(1, 36, 6, 12).softmax(-1).view(1, 36, 6, 3, 4)
-    locations = _random(1, 36, 6, 3, 4, 2) / 4 + 0.5
+    weights = _random(1, 16, 6, 12).softmax(-1).view(1, 16, 6, 3, 4)
+    locations = _random(1, 16, 6, 3, 4, 2) / 4 + 0.5
     patch = (_random(1, 3, 64, 96), _random(32, 3, 16, 16), _random(32), _random(25, 32))
-    conv = (_random(1, 189, 96), _random(96, 1, 3, 3), _random(96))
+    conv = (_random(1, 84, 96), _random(96, 1, 3, 3), _random(96))
     return {
         "dwconv_gelu": Probe(conv, _conv),
-        "ms_deform_attn": Probe((_random(1, 189, 6, 64), locations, weights), _classic),
+        "ms_deform_attn": Probe((_random(1, 84, 6, 64), locations, weights), _classic),
         "ms_deform_attn_grid": Probe(
-            (_random(1, 36, 6, 64), _random(1, 189, 6, 1, 4, 2), _random(1, 189, 6, 1, 4)), _grid
+            (_random(1, 16, 6, 64), _random(1, 84, 6, 1, 4, 2), _random(1, 84, 6, 1, 4)), _grid
         ),
         "patch_embed": Probe(patch, _patch),
     }
 
 
-def _device_of(backend: str) -> str:
-    # Without a device a backend says so itself, or is Triton's interpreter and needs none.
+def _device_for(backend: str) -> str:
+    # Without a device Triton may still run, in its interpreter.
     return "cuda" if backend in ("cuda", "triton") and torch.cuda.is_available() else "cpu"
 
 
 def why_not(op: str, probe: Probe, backend: str) -> str | None:
     """Return why ``backend`` cannot run the probe of ``op`` on this machine, or None."""
-    device = _device_of(backend)
     try:
-        probe.run(backend, *probe.to(device, torch.float32).tensors)
+        probe.run(backend, *probe.to(_device_for(backend), torch.float32).tensors)
     except BackendUnavailable as error:
         # "op: backend 'name' cannot run: reason", or what the op has instead.
         return str(error).split("cannot run: ", 1)[-1].removeprefix(f"{op}: ")
@@ -113,7 +112,7 @@ def check(probe: Probe, backend: str, dtype: torch.dtype) -> float:
 
     Allowed is twice the error of the reference in ``dtype`` plus four rounding steps at the peak.
     """
-    device = _device_of(backend)
+    device = _device_for(backend)
     rounded = probe.to(device, dtype)
     cotangent = _random(*probe.run("reference", *probe.tensors).shape).to(device, dtype)
     truth = _results(rounded.to(device, torch.float64), "reference", cotangent)

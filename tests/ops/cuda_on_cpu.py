@@ -17,11 +17,12 @@ from typing import Any
 
 import pybind11
 import pytest
-import torch
+from summing import sum_by
 
 from vitadapter_fast.ops import _native
 from vitadapter_fast.ops.dwconv_gelu import cuda as dwconv_gelu_cuda
-from vitadapter_fast.ops.ms_deform_attn import cuda
+from vitadapter_fast.ops.ms_deform_attn import _call, cuda
+from vitadapter_fast.ops.patch_embed import _parts
 from vitadapter_fast.ops.patch_embed import cuda as patch_embed_cuda
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,13 +86,8 @@ def route(monkeypatch: pytest.MonkeyPatch, value_gradient: str = "by rule") -> N
         getattr(extension, name)(**arguments)
 
     monkeypatch.setattr(_native, "launch", launch)
-    for backend in (cuda, dwconv_gelu_cuda, patch_embed_cuda):
-        monkeypatch.setattr(backend, "unsupported_reason", backend.size_reason)
-    if value_gradient == "atomics":
-        monkeypatch.setattr(cuda, "_POINTS_PER_PIXEL", float("inf"))
-    elif value_gradient == "records":
-        monkeypatch.setattr(cuda, "_POINTS_PER_PIXEL", 0)
+    monkeypatch.setattr(cuda, "unsupported_reason", _call.size_reason)
+    monkeypatch.setattr(patch_embed_cuda, "unsupported_reason", _parts.size_reason)
+    monkeypatch.setattr(dwconv_gelu_cuda, "unsupported_reason", dwconv_gelu_cuda.size_reason)
     if value_gradient != "by rule":
-        # Not by torch's own switch, which fills fresh memory with NaN as well.
-        is_on = value_gradient == "deterministic"
-        monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: is_on)
+        sum_by(value_gradient, monkeypatch)

@@ -1,19 +1,18 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA kernels on a device: the cases of every backend, and what only a device can show."""
+"""The CUDA and Triton kernels on a device: all cases, and what only a device can show."""
 
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from cases import AWKWARD, REAL, AttnCase, AttnInputs, make_inputs
+from summing import HOW, nan_filled_memory
 from test_ms_deform_attn import (
     CASES,
     DTYPES,
@@ -27,51 +26,44 @@ from test_ms_deform_attn import (
 from torch import Tensor
 
 import vitadapter_fast
-from vitadapter_fast.ops import _native
-from vitadapter_fast.ops.ms_deform_attn import cuda
+from vitadapter_fast.ops import _native, _triton
+from vitadapter_fast.ops.ms_deform_attn import _value_gradient, cuda
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = "cuda"
-HOW = ["atomics", "records", "deterministic"]
 # Many points to a cell, so that threads meet; and several levels.
 CROWDED = AttnCase("crowded", 2, 2, 32, 4, ((4, 4),), ((24, 24), (12, 12)))
 SHAPES = [CROWDED, REAL[1], REAL[1].classic()]
 
-REASON = _native.cuda_unavailable_reason()
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(REASON is not None, reason=str(REASON)),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
+pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+
+def reason_against(backend: str) -> str | None:
+    if backend == "cuda":
+        return _native.cuda_unavailable_reason()
+    if not torch.cuda.is_available():
+        return "no CUDA device was found"
+    if (reason := _triton.unavailable_reason()) is not None:
+        return reason
+    return "TRITON_INTERPRET is set" if _triton.is_interpreted() else None
+
+
+@pytest.fixture(params=["cuda", "triton"])
+def backend(request: pytest.FixtureRequest) -> str:
+    if (reason := reason_against(request.param)) is not None:
+        pytest.skip(reason)
+    return str(request.param)
 
 
 @pytest.fixture(params=HOW)
 def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Sum the value gradient in one of three ways, whatever the rule would choose."""
-    monkeypatch.setattr(
-        cuda, "_POINTS_PER_PIXEL", float("inf") if request.param == "atomics" else 0
-    )
+    points_per_pixel = float("inf") if request.param == "atomics" else 0
+    monkeypatch.setattr(_value_gradient, "POINTS_PER_PIXEL", points_per_pixel)
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(request.param == "deterministic")
     yield request.param
     torch.use_deterministic_algorithms(before)
-
-
-@contextmanager
-def nan_filled_memory() -> Iterator[None]:
-    """Fill every fresh tensor with NaN, without torch's switch: that makes all deterministic."""
-
-    def filling(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def filled(*args: Any, **kwargs: Any) -> Tensor:
-            tensor = make(*args, **kwargs)
-            return tensor.fill_(float("nan") if tensor.is_floating_point() else -(2**30))
-
-        return filled
-
-    with pytest.MonkeyPatch.context() as patch:
-        for owner, name in ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty")):
-            patch.setattr(owner, name, filling(getattr(owner, name)))
-        yield
 
 
 def on_device(case: AttnCase, dtype: torch.dtype = torch.float32, seed: int = 0) -> AttnInputs:
@@ -87,20 +79,20 @@ def assert_same(got: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 @pytest.mark.usefixtures("how")
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("case", CASES, ids=case_id)
-def test_output_and_gradients(case: AttnCase, dtype: torch.dtype) -> None:
+def test_output_and_gradients(backend: str, case: AttnCase, dtype: torch.dtype) -> None:
     with nan_filled_memory():
-        check(make_inputs(case, dtype=dtype), "cuda", DEVICE)
+        check(make_inputs(case, dtype=dtype), backend, DEVICE)
 
 
 @pytest.mark.usefixtures("how")
 @pytest.mark.parametrize("levels", [1, 3, 4])
 @pytest.mark.parametrize("channels", [16, 32, 64, 128])
-def test_every_specialized_kernel(channels: int, levels: int) -> None:
+def test_every_specialized_kernel(backend: str, channels: int, levels: int) -> None:
     sizes = ((5, 3), (1, 4), (2, 1), (1, 1))[:levels]
     case = AttnCase("specialized", 2, 2, channels, 4, sizes, ((3, 5), (1, 2)))
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         for form in (case, case.classic()):
-            check(make_inputs(form, dtype=dtype), "cuda", DEVICE)
+            check(make_inputs(form, dtype=dtype), backend, DEVICE)
 
 
 @pytest.mark.usefixtures("how")
@@ -108,20 +100,20 @@ def test_every_specialized_kernel(channels: int, levels: int) -> None:
 @pytest.mark.parametrize(
     "case", [REAL[0], REAL[0].classic(), AWKWARD[0], AWKWARD[0].classic()], ids=case_id
 )
-def test_points_that_are_not_finite_read_zero(bad: float, case: AttnCase) -> None:
-    check_not_finite("cuda", bad, case, DEVICE)
+def test_points_that_are_not_finite_read_zero(backend: str, bad: float, case: AttnCase) -> None:
+    check_not_finite(backend, bad, case, DEVICE)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("case", SHAPES, ids=case_id)
 def test_deterministic_results_are_bit_equal_in_every_run(
-    case: AttnCase, dtype: torch.dtype
+    backend: str, case: AttnCase, dtype: torch.dtype
 ) -> None:
     inputs = on_device(case, dtype)
     cotangent = cotangent_of(inputs)
     torch.use_deterministic_algorithms(True)
     try:
-        first, *others = [results(inputs, "cuda", cotangent) for _ in range(8)]
+        first, *others = [results(inputs, backend, cotangent) for _ in range(8)]
     finally:
         torch.use_deterministic_algorithms(False)
     for other in others:
@@ -130,10 +122,10 @@ def test_deterministic_results_are_bit_equal_in_every_run(
 
 @pytest.mark.usefixtures("how")
 @pytest.mark.parametrize("case", SHAPES, ids=case_id)
-def test_kernels_wait_for_what_the_callers_stream_did_before(case: AttnCase) -> None:
+def test_kernels_wait_for_what_the_callers_stream_did_before(backend: str, case: AttnCase) -> None:
     inputs = on_device(case)
     cotangent = cotangent_of(inputs).to(DEVICE)
-    wanted = results(inputs, "cuda", cotangent)
+    wanted = results(inputs, backend, cotangent)
     late = inputs.map(torch.zeros_like)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -141,36 +133,38 @@ def test_kernels_wait_for_what_the_callers_stream_did_before(case: AttnCase) -> 
         torch.cuda._sleep(200_000_000)  # about 0.1 s: launches elsewhere would be long over
         for to, source in zip(late.tensors(), inputs.tensors(), strict=True):
             to.copy_(source)
-        got = results(late, "cuda", cotangent)
+        got = results(late, backend, cotangent)
     side.synchronize()
     assert_same(got, wanted)
 
 
 @pytest.mark.parametrize("case", SHAPES, ids=case_id)
-def test_captured_forward_replays_on_changed_inputs(case: AttnCase) -> None:
+def test_captured_forward_replays_on_changed_inputs(backend: str, case: AttnCase) -> None:
     inputs, changed = on_device(case), on_device(case, seed=1)
-    warm_up(lambda: inputs.run("cuda"))
+    warm_up(lambda: inputs.run(backend))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out = inputs.run("cuda")
+        out = inputs.run(backend)
     for to, source in zip(inputs.tensors(), changed.tensors(), strict=True):
         to.copy_(source)
     graph.replay()
-    assert torch.equal(out, changed.run("cuda"))
+    assert torch.equal(out, changed.run(backend))
 
 
 @pytest.mark.usefixtures("how")
 @pytest.mark.parametrize("case", SHAPES, ids=case_id)
-def test_captured_forward_and_backward_replay_on_changed_inputs(case: AttnCase) -> None:
+def test_captured_forward_and_backward_replay_on_changed_inputs(
+    backend: str, case: AttnCase
+) -> None:
     inputs, changed = on_device(case), on_device(case, seed=1)
     cotangent = cotangent_of(inputs).to(DEVICE)
-    warm_up(lambda: results(inputs, "cuda", cotangent))
+    warm_up(lambda: results(inputs, backend, cotangent))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        got = results(inputs, "cuda", cotangent)
+        got = results(inputs, backend, cotangent)
     for to, source in zip(inputs.tensors(), changed.tensors(), strict=True):
         to.copy_(source)
-    wanted = results(changed, "cuda", cotangent)
+    wanted = results(changed, backend, cotangent)
     for _ in range(2):  # the second replay must find its counters at zero again
         graph.replay()
         assert_same(got, wanted)
@@ -188,12 +182,12 @@ def warm_up(run: Callable[[], object]) -> None:
 
 @pytest.mark.usefixtures("how")
 @pytest.mark.parametrize("case", SHAPES, ids=case_id)
-def test_forward_and_backward_never_wait_for_the_device(case: AttnCase) -> None:
+def test_forward_and_backward_never_wait_for_the_device(backend: str, case: AttnCase) -> None:
     inputs = on_device(case)
     cotangent = cotangent_of(inputs).to(DEVICE)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        results(inputs, "cuda", cotangent)
+        results(inputs, backend, cotangent)
         with pytest.raises(RuntimeError):  # the mode is on: this one does wait
             cotangent.sum().item()
     finally:
@@ -202,7 +196,7 @@ def test_forward_and_backward_never_wait_for_the_device(case: AttnCase) -> None:
 
 @pytest.mark.skipif("torch.cuda.device_count() < 2", reason="needs a second CUDA device")
 @pytest.mark.usefixtures("how")
-def test_call_on_the_second_device_leaves_the_first_alone() -> None:
+def test_call_on_the_second_device_leaves_the_first_alone(backend: str) -> None:
     torch.cuda.set_device(0)
     torch.cuda.synchronize(0)
 
@@ -210,7 +204,7 @@ def test_call_on_the_second_device_leaves_the_first_alone() -> None:
         return int(torch.cuda.memory_stats(0).get("allocation.all.allocated", 0))
 
     before = allocations()
-    check(make_inputs(REAL[1], dtype=torch.float32), "cuda", "cuda:1")
+    check(make_inputs(REAL[1], dtype=torch.float32), backend, "cuda:1")
     assert torch.cuda.current_device() == 0
     assert allocations() == before
 
@@ -221,21 +215,27 @@ from vitadapter_fast.ops import ms_deform_attn_grid
 shapes = (1, 64, 2, 32), (1, 64, 2, 1, 4, 2), (1, 64, 2, 1, 4)
 leaves = [torch.randn(*shape, device="cuda:1", requires_grad=True) for shape in shapes]
 value, offsets, logits = leaves
-out = ms_deform_attn_grid(value, [(8, 8)], [(8, 8)], offsets, logits, backend="cuda")
+out = ms_deform_attn_grid(value, [(8, 8)], [(8, 8)], offsets, logits, backend="BACKEND")
 torch.autograd.grad(out.sum(), leaves)
 assert not torch._C._cuda_hasPrimaryContext(0)
 """
 
 
 @pytest.mark.skipif("torch.cuda.device_count() < 2", reason="needs a second CUDA device")
-def test_process_that_uses_only_the_second_device_makes_no_context_on_the_first() -> None:
+def test_process_that_uses_only_the_second_device_makes_no_context_on_the_first(
+    backend: str,
+) -> None:
     """A context costs hundreds of megabytes; since CUDA 12 making a device current creates it."""
     done = subprocess.run(
-        [sys.executable, "-c", ONLY_SECOND], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-c", ONLY_SECOND.replace("BACKEND", backend)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.skipif(reason_against("cuda") is not None, reason=str(reason_against("cuda")))
 def test_failing_launch_names_kernel_architecture_and_remedy() -> None:
     # One block more than a grid can have: refused before anything runs, and nothing is read.
     call = {
@@ -262,12 +262,12 @@ def test_failing_launch_names_kernel_architecture_and_remedy() -> None:
     check(make_inputs(REAL[0], dtype=torch.float32), "cuda", DEVICE)  # the error has been taken
 
 
-def test_compiled_without_graph_breaks_gives_the_same() -> None:
+def test_compiled_without_graph_breaks_gives_the_same(backend: str) -> None:
     for case in (REAL[1], REAL[1].classic()):
         leaves = on_device(case).requires_grad()
 
         def run(value: Tensor, points: Tensor, weights: Tensor, case: AttnCase = case) -> Tensor:
-            return 2 * AttnInputs(case, value, points, weights).run("cuda")
+            return 2 * AttnInputs(case, value, points, weights).run(backend)
 
         compiled = torch.compile(run, fullgraph=True)
         got, wanted = compiled(*leaves.tensors()), run(*leaves.tensors())
@@ -288,8 +288,11 @@ def relative_error(got: list[Tensor], wanted: list[Tensor]) -> float:
     return (difference / sum(b.double().square().sum().item() for _, b in pairs)) ** 0.5
 
 
-def test_model_s_equals_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_s_equals_the_cpu(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As lengths: where a point falls into another cell, single gradients jump."""
+    if backend == "triton":
+        # Not by name, because the model's other operators may have no such backend.
+        monkeypatch.setattr(cuda, "unsupported_reason", lambda call: "triton's turn")
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.manual_seed(0)
     model = vitadapter_fast.vit_adapter_s(init_values=1.0, drop_path_rate=0.0).eval()
@@ -313,6 +316,7 @@ def test_model_s_equals_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert relative_error(gradients, wanted_gradients) < 1e-2
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device was found")
 @pytest.mark.skipif("VITADAPTER_TEST_SANITIZED" in os.environ, reason="already sanitized")
 def test_kernels_are_clean_under_memcheck() -> None:
     sanitizer = shutil.which("compute-sanitizer") or shutil.which(

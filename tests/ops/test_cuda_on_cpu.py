@@ -11,6 +11,7 @@ import pytest
 import torch
 from cases import AWKWARD, NO_QUERIES, REAL, AttnCase, make_inputs
 from cuda_on_cpu import route
+from summing import HOW
 from test_ms_deform_attn import (
     DTYPES,
     case_id,
@@ -30,9 +31,8 @@ from test_ms_deform_attn import (
     test_transposed_inputs_and_cotangent_give_the_same as check_transposed,
 )
 
-from vitadapter_fast.ops.ms_deform_attn import cuda
+from vitadapter_fast.ops.ms_deform_attn import _call, _value_gradient
 
-HOW = ["atomics", "records", "deterministic"]
 FORMS = ["grid", "classic"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -106,8 +106,8 @@ def test_points_that_are_not_finite_read_zero(how: str, bad: float, form: str) -
 
 def test_strides_and_unneeded_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     route(monkeypatch, "deterministic")  # these compare bit by bit
-    check_strided("cuda")
-    check_transposed("cuda")
+    check_strided("cuda", REAL[0])
+    check_transposed("cuda", REAL[1])
     check_needs("cuda", AWKWARD[2])
 
 
@@ -137,9 +137,11 @@ def test_rule_gathers_where_a_pixel_receives_many_points(monkeypatch: pytest.Mon
     route(monkeypatch)
     chosen = []
     for name in ("_by_atomics", "_by_records"):
-        run = getattr(cuda, name)
+        run = getattr(_value_gradient, name)
         monkeypatch.setattr(
-            cuda, name, lambda *args, run=run, name=name: chosen.append(name) or run(*args)
+            _value_gradient,
+            name,
+            lambda *args, run=run, name=name: chosen.append(name) or run(*args),
         )
     for case in (REAL[3], REAL[7]):  # injector, extractor of g
         inputs = make_inputs(case, dtype=torch.float32)
@@ -153,7 +155,7 @@ def test_calls_beyond_32_bit_indices_are_left_to_another_backend() -> None:
     def reason(batch: int, heads: int) -> str | None:
         value = torch.empty(batch, 4, heads, 8, device="meta")
         points = torch.empty(batch, 2**20, heads, 1, 4, 2, device="meta")
-        return cuda.size_reason(_classic_call(value, [2, 2], points, points[..., 0]))
+        return _call.size_reason(_classic_call(value, [2, 2], points, points[..., 0]))
 
     assert reason(16, 16) is None
     assert "2147483647 points" in str(reason(32, 16))
@@ -161,7 +163,7 @@ def test_calls_beyond_32_bit_indices_are_left_to_another_backend() -> None:
     value = torch.empty(1, 17, 1, 8, device="meta")
     points = torch.empty(1, 1, 1, 17, 1, 2, device="meta")
     call = _classic_call(value, many, points, points[..., 0])
-    assert "at most 16 levels" in str(cuda.size_reason(call))
+    assert "at most 16 levels" in str(_call.size_reason(call))
 
 
 @pytest.mark.skipif("VITADAPTER_TEST_CUDA_FLAGS" in os.environ, reason="already sanitized")

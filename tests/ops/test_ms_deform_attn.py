@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vitadapter_fast.ops import ms_deform_attn, ms_deform_attn_grid
 
-# The others run here as well: test_cuda_on_cpu.py.
+# The others run here as well: test_cuda_on_cpu.py, test_triton_interpreter.py.
 KERNELS = ["cpu"]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 CASES = [*ALL, *(case.classic() for case in ALL), NO_QUERIES]
@@ -110,8 +110,9 @@ def test_gradients_that_nobody_needs_are_not_computed(backend: str, case: AttnCa
 
 
 @pytest.mark.parametrize("backend", KERNELS)
-def test_strided_inputs_are_read_where_they_lie(backend: str) -> None:
-    dense = make_inputs(REAL[0], dtype=torch.float32)
+@pytest.mark.parametrize("case", REAL[:1], ids=case_id)
+def test_strided_inputs_are_read_where_they_lie(backend: str, case: AttnCase) -> None:
+    dense = make_inputs(case, dtype=torch.float32)
     B, Q, M, L, P, _ = dense.points.shape
     # Offsets and logits as slices of one projection, value as a slice of a wider one.
     joint = torch.cat((dense.points.flatten(2), dense.weights.flatten(2)), -1)
@@ -124,8 +125,9 @@ def test_strided_inputs_are_read_where_they_lie(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", KERNELS)
-def test_transposed_inputs_and_cotangent_give_the_same(backend: str) -> None:
-    dense = make_inputs(REAL[1], dtype=torch.float32)
+@pytest.mark.parametrize("case", REAL[1:2], ids=case_id)
+def test_transposed_inputs_and_cotangent_give_the_same(backend: str, case: AttnCase) -> None:
+    dense = make_inputs(case, dtype=torch.float32)
     mixed = dense.map(lambda tensor: tensor.transpose(-1, -2).contiguous().transpose(-1, -2))
     cotangent = cotangent_of(dense)
     wanted = results(dense, backend, cotangent)

@@ -3,8 +3,16 @@
 """The operators: tensors in, tensors out, on whichever backend can run the call."""
 
 from ._backends import backend
+from ._triton import tuning
 from .dwconv_gelu import dwconv_gelu
 from .ms_deform_attn import ms_deform_attn, ms_deform_attn_grid
 from .patch_embed import patch_embed
 
-__all__ = ["backend", "dwconv_gelu", "ms_deform_attn", "ms_deform_attn_grid", "patch_embed"]
+__all__ = [
+    "backend",
+    "dwconv_gelu",
+    "ms_deform_attn",
+    "ms_deform_attn_grid",
+    "patch_embed",
+    "tuning",
+]

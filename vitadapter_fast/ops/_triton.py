@@ -7,7 +7,7 @@ are themselves imported when the first call comes.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
@@ -75,20 +75,19 @@ def current_device(tensor: Tensor) -> AbstractContextManager[object]:
     return nullcontext() if _is_traced.get() else _tensors.current_device(tensor)
 
 
-def launch(kernel: Any, grid: Sequence[int], *arguments: Any, **meta: Any) -> None:
+def launch(kernel: Any, *, grid: tuple[int, ...], **arguments: Any) -> None:
     """Run a kernel, or put it into the graph under ``traced``; the device must be current.
 
     Args:
         kernel: A function under ``triton.jit``.
         grid: Programs along each axis; nothing runs where one is 0.
-        arguments: What the kernel takes by position.
-        meta: Its constexpr arguments, num_warps and num_stages.
+        arguments: The kernel's, with num_warps and num_stages.
     """
     if 0 in grid:
         return
     if _is_traced.get():
         kernel = torch.library.wrap_triton(kernel)
-    kernel[tuple(grid)](*arguments, **meta)
+    kernel[grid](**arguments)
 
 
 class Config(NamedTuple):
@@ -130,7 +129,7 @@ def run_configured(
     key: tuple[Any, ...],
     default: Config,
     run: Callable[[Config], None],
-    adds_to: Sequence[Tensor] = (),
+    adds_to: Tensor | None = None,
 ) -> None:
     """Call ``run`` with the launch parameters of ``key``: tuned ones if there are, or ``default``.
 
@@ -138,12 +137,12 @@ def run_configured(
         key: Names the kernel, the device and what its speed depends on.
         default: From the kernel's table.
         run: Launches the kernel.
-        adds_to: Tensors of zeros to which the kernel adds: zeroed again after trial runs.
+        adds_to: Zeros to which the kernel adds: zeroed again after trial runs.
     """
     if _is_tuning and key not in _tuned and not _is_traced.get():
         _tuned[key] = min(_neighbors(default), key=lambda config: _time_ms(run, config))
-        for tensor in adds_to:
-            tensor.zero_()
+        if adds_to is not None:
+            adds_to.zero_()
     run(_tuned.get(key, default))
 
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from .._backends import choose, requested
 from .._library import define_autocast, define_gradient, define_op, lower
-from . import cpu, cuda, reference
+from . import cpu, cuda, reference, triton
 from ._call import Call, check
 
-BACKENDS = (cuda, cpu, reference)
+# cpu before triton, which runs on CPU tensors too where its interpreter is on.
+BACKENDS = (cuda, cpu, triton, reference)
 
 _CLASSIC = "Tensor value, SymInt[] level_hw, Tensor locations, Tensor weights"
 _GRID = "Tensor value, SymInt[] level_hw, SymInt[] query_hw, Tensor offsets, Tensor logits"

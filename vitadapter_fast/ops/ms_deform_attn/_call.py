@@ -7,7 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._tensors import dense_rows
+
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+MAX_SIZES = 16  # of levels and of query grids, in GPU kernels
+_MAX_INT32 = 2**31 - 1
 
 
 class Call(NamedTuple):
@@ -34,6 +38,31 @@ class Call(NamedTuple):
 def pairs(flat: list[int]) -> list[tuple[int, int]]:
     """Return [(h0, w0), (h1, w1), ...] from h0, w0, h1, w1, ..."""
     return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def dense(call: Call) -> Call:
+    """Return the call with tensors that kernels can read; hold it until the launch returns."""
+    return call._replace(
+        value=dense_rows(call.value),
+        points=dense_rows(call.points),
+        weights=dense_rows(call.weights),
+    )
+
+
+def num_cells(call: Call) -> int:
+    """Return how many cells lie between, and beside, the pixels of all levels."""
+    return sum((h + 1) * (w + 1) for h, w in pairs(call.level_hw))
+
+
+def size_reason(call: Call) -> str | None:
+    """Return why a call is too large for the indices of GPU kernels, or None."""
+    if len(call.level_hw) > 2 * MAX_SIZES or len(call.query_hw) > 2 * MAX_SIZES:
+        return f"it takes at most {MAX_SIZES} levels and query grids"
+    B, _, M, _ = call.value.shape
+    for size in (call.weights.numel(), B * M * num_cells(call), call.value.stride(1)):
+        if size > _MAX_INT32:
+            return f"it takes at most {_MAX_INT32} points, cells and elements in a row, got {size}"
+    return None
 
 
 def check(call: Call) -> None:

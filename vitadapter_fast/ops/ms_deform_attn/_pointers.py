@@ -5,17 +5,8 @@
 from typing import Any
 
 from .. import _native
-from .._tensors import dense_rows, row_strides
+from .._tensors import row_strides
 from ._call import Call
-
-
-def dense(call: Call) -> Call:
-    """Return the call with tensors that kernels can read; hold it until the launch returns."""
-    return call._replace(
-        value=dense_rows(call.value),
-        points=dense_rows(call.points),
-        weights=dense_rows(call.weights),
-    )
 
 
 def arguments(call: Call) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .. import _native
 from .._tensors import dense_rows, row_strides
-from ._call import Call
-from ._pointers import arguments, dense
+from ._call import Call, dense
+from ._pointers import arguments
 
 
 def unsupported_reason(call: Call) -> str | None:

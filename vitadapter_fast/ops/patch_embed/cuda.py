@@ -15,7 +15,6 @@ from torch import Tensor
 from .. import _native, _tensors
 from . import _parts
 from ._call import Call
-from ._parts import size_reason
 
 _LAUNCHER = "patch_embed_resize_add_cuda"
 
@@ -26,7 +25,7 @@ def unsupported_reason(call: Call) -> str | None:
         return reason
     if call.image.device.type != "cuda":
         return f"it runs on CUDA tensors, got {call.image.device}"
-    return size_reason(call)
+    return _parts.size_reason(call)
 
 
 def forward(call: Call) -> Tensor:

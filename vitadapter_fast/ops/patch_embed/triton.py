@@ -3,19 +3,18 @@
 """One Triton kernel from image to tokens: neither the patch matrix nor the resized table exists."""
 
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _triton
+from .._triton import Config
 from . import _parts
 from ._call import Call
 
 # Tokens of a program and its warps, by bytes of an element of the image; channels and the step
 # through a patch are 64 and 32. A table has 4 x 4 taps but where antialias shrinks it.
-_CONFIGS = {2: _triton.Config(64, 4, 3), 4: _triton.Config(64, 4, 2), 8: _triton.Config(32, 4, 1)}
+_CONFIGS = {2: Config(64, 4, 3), 4: Config(64, 4, 2), 8: Config(32, 4, 1)}
 _CHANNELS = 64
 _STEP = 32
 _TABLE_ROWS = 16
@@ -28,35 +27,40 @@ def unsupported_reason(call: Call) -> str | None:
 
 def forward(call: Call) -> Tensor:
     """Return the tokens, [B, h * w, C] in the promoted dtype of image and table."""
-    kernels: Any = import_module("._triton_kernels", __package__)
+    from ._triton_kernels import embed_kernel
+
     image = call.image
     (B, in_chans), (h, w), C = image.shape[:2], call.grid_hw, call.weight.shape[0]
     patch_h, patch_w = call.weight.shape[2:]
+    stride_b, stride_i, stride_y, stride_x = image.stride()
     # What the kernel walks through row by row; parameters are dense but for odd formats.
     weight, table = call.weight.contiguous(), call.pos_embed.contiguous()
-    bias = table if call.bias is None else call.bias.contiguous()
+    bias = None if call.bias is None else call.bias.contiguous()
     out = image.new_empty(B, h * w, C, dtype=_parts.result_dtype(call))
 
-    def run(config: _triton.Config) -> None:
+    def run(config: Config) -> None:
         _triton.launch(
-            kernels.embed_kernel,
-            (-(-B * h * w // config.rows), -(-C // _CHANNELS)),
-            image,
-            weight,
-            bias,
-            table,
-            out,
-            *image.stride(),
-            B * h * w,
-            h,
-            w,
-            C,
-            *_sizes(call),
+            embed_kernel,
+            grid=(-(-B * h * w // config.rows), -(-C // _CHANNELS)),
+            image=image,
+            weight=weight,
+            # Compilers that trace a launch want a tensor where the kernel uses none.
+            bias=weight if bias is None else bias,
+            table=table,
+            out=out,
+            stride_b=stride_b,
+            stride_i=stride_i,
+            stride_y=stride_y,
+            tokens=B * h * w,
+            h=h,
+            w=w,
+            C=C,
+            **_resize(call),
             K=in_chans * patch_h * patch_w,
             PATCH_H=patch_h,
             PATCH_W=patch_w,
-            ANTIALIAS=_parts.is_antialiased(call),
-            HAS_BIAS=call.bias is not None,
+            STRIDE_X=stride_x,
+            HAS_BIAS=bias is not None,
             # A float64 table makes the sum float64; and the interpreter would multiply the bits of
             # bfloat16.
             WIDENS=out.dtype == torch.float64 or _triton.is_interpreted(),
@@ -80,33 +84,45 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
 
 
 def _table_gradient(call: Call, grad_out: Tensor) -> Tensor:
-    kernels: Any = import_module("._triton_kernels", __package__)
+    from ._triton_kernels import table_gradient_kernel
+
     total = _parts.batch_sum(grad_out)
     grad = total.new_empty(call.pos_embed.shape, dtype=call.pos_embed.dtype)
     (h, w), C = call.grid_hw, call.weight.shape[0]
     y, x = _parts.axes(call)
     with _triton.current_device(grad):
         _triton.launch(
-            kernels.table_gradient_kernel,
-            (-(-grad.shape[0] // _TABLE_ROWS), -(-C // _CHANNELS)),
-            total,
-            grad,
-            h,
-            w,
-            C,
-            y.output_radius,
-            x.output_radius,
-            *_sizes(call),
-            ANTIALIAS=_parts.is_antialiased(call),
+            table_gradient_kernel,
+            grid=(-(-grad.shape[0] // _TABLE_ROWS), -(-C // _CHANNELS)),
+            grad=total,
+            out=grad,
+            h=h,
+            w=w,
+            C=C,
+            y_reach=y.output_radius,
+            x_reach=x.output_radius,
+            **_resize(call),
             BM=_TABLE_ROWS,
             BN=_CHANNELS,
             num_warps=4,
+            num_stages=1,
         )
     return grad
 
 
-def _sizes(call: Call) -> tuple[int, ...]:
-    return tuple(size for a in _parts.axes(call) for size in (a.inputs, *a[2:6]))
+def _resize(call: Call) -> dict[str, int | bool]:
+    sizes = {
+        f"{name}_{field}": size
+        for name, axis in zip("yx", _parts.axes(call), strict=True)
+        for field, size in (
+            ("inputs", axis.inputs),
+            ("num", axis.num),
+            ("den", axis.den),
+            ("unit", axis.unit),
+            ("radius", axis.input_radius),
+        )
+    }
+    return {**sizes, "ANTIALIAS": _parts.is_antialiased(call)}
 
 
 def _is_exact() -> bool:
