@@ -5,7 +5,8 @@
 import pytest
 import torch
 from cases import ALL_CONV, AWKWARD_CONV, REAL_CONV, ConvCase, ConvInputs, make_conv_inputs
-from test_cuda_device import DEVICE, nan_filled_memory, warm_up
+from summing import nan_filled_memory
+from test_cuda_device import DEVICE, warm_up
 from test_dwconv_gelu import DTYPES, case_id, check, cotangent_of, dtype_id, results
 from test_dwconv_gelu import (
     test_gelu_is_exact_to_three_units_in_the_last_place as check_gelu,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import AWKWARD_CONV, ConvCase, make_conv_inputs
+from cases import AWKWARD_CONV, ConvCase, ConvInputs, make_conv_inputs
 from test_cuda_code import disassembler, output
 from test_dwconv_gelu import DTYPES, case_id, check, cotangent_of, dtype_id, results
 from test_dwconv_gelu import (
@@ -192,11 +192,49 @@ def test_kernels_compile_without_spills_and_load_16_bytes(
         assert used["wide_loads"] >= 3, (name, used)
 
 
+class Driver:
+    """Stands for a device's driver, which torch asks what to compile for."""
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_benchmarker(self) -> None:
+        """Return None: nothing is timed."""
+
+
+@pytest.mark.skipif(IS_INTERPRETED, reason="runs in a process of its own, which can compile")
+def test_compilers_see_the_kernels_and_what_they_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    import triton
+    from torch._functorch.aot_autograd import aot_export_joint_simple
+    from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
+
+    monkeypatch.setattr(_triton, "unsupported_reason", lambda tensor: None)
+    triton.runtime.driver.set_active(Driver())
+    inputs = make_conv_inputs(AWKWARD_CONV[3], dtype=torch.float32)
+    leaves = inputs.map(lambda tensor: tensor.requires_grad_())
+
+    def run(*tensors: torch.Tensor) -> tuple[torch.Tensor]:
+        return (ConvInputs(inputs.case, *tensors).run("triton"),)
+
+    graph = aot_export_joint_simple(run, tuple(leaves.tensors()), trace_joint=True)
+    found = []
+    for node in graph.graph.nodes:
+        assert "vitadapter_fast" not in str(node.target)
+        if "triton_kernel_wrapper" in str(node.target):
+            kernel = kernel_side_table.get_kernel(node.kwargs["kernel_idx"])
+            kernel = getattr(kernel, "fn", kernel)  # in an autotuner that holds the launch
+            name = getattr(kernel, "__name__", None) or kernel.fn.__name__
+            found.append((name, *node.kwargs["tensors_to_clone"]))
+    assert found == [("convolve_kernel", "out")] * 3 + [("weight_gradient_kernel", "partial")]
+
+
 @pytest.mark.skipif(not IS_INTERPRETED, reason="this process compiles")
 def test_kernels_compile_in_a_process_without_the_interpreter() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
     done = subprocess.run(
-        [*command, "-k", "compile_without_spills"],
+        [*command, "-k", "compile_without_spills or compilers_see"],
         env=os.environ | {"TRITON_INTERPRET": "0"},
         capture_output=True,
         text=True,
