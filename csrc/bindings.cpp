@@ -12,6 +12,7 @@
 #include "build_facts.h"
 #include "common/check.h"
 #include "common/isa.h"
+#include "dwconv_gelu/params.h"
 #include "ms_deform_attn/params.h"
 #include "patch_embed/params.h"
 
@@ -105,6 +106,56 @@ void def_ms_deform_attn(py::module_& module, const char* name) {
              "points_in_cell"_a = 0, "records"_a = 0, "cell_end"_a = 0, "sorted_records"_a = 0);
 }
 
+using DwconvGeluLauncher = void (*)(const DwconvGeluParams&);
+
+template <DwconvGeluLauncher launch>
+void dwconv_gelu(Address tokens, Address weight, Address bias, int dtype,
+                 std::pair<int64_t, int64_t> tokens_strides,
+                 const std::vector<int64_t>& tokens_shape, const std::vector<int32_t>& grid_hw,
+                 Address out, Address grad_out, std::pair<int64_t, int64_t> grad_out_strides,
+                 Address grad_tokens, Address grad_weight, Address grad_bias, int num_threads,
+                 int device, Address stream, Address grad_sum, Address partial_sums,
+                 int64_t tiles) {
+  VITADAPTER_CHECK(tokens_shape.size() == 3, "tokens_shape must be [B, N, C]");
+  const std::vector<SizeHW> grids = sizes(grid_hw);
+  DwconvGeluParams p{};
+  p.tokens = pointer(tokens);
+  p.weight = pointer(weight);
+  p.bias = pointer(bias);
+  std::tie(p.tokens_stride_b, p.tokens_stride_n) = tokens_strides;
+  std::tie(p.grad_out_stride_b, p.grad_out_stride_n) = grad_out_strides;
+  p.dtype = static_cast<DType>(dtype);
+  p.batch = tokens_shape[0];
+  p.num_tokens = tokens_shape[1];
+  p.channels = tokens_shape[2];
+  p.grid_hw = grids.data();
+  p.grids = static_cast<int64_t>(grids.size());
+  p.out = pointer(out);
+  p.grad_out = pointer(grad_out);
+  p.grad_tokens = pointer(grad_tokens);
+  p.grad_weight = pointer(grad_weight);
+  p.grad_bias = pointer(grad_bias);
+  p.num_threads = num_threads;
+  p.device = device;
+  p.stream = pointer(stream);
+  p.grad_sum = pointer(grad_sum);
+  p.partial_sums = pointer(partial_sums);
+  p.tiles = tiles;
+  py::gil_scoped_release release;
+  launch(p);
+}
+
+template <DwconvGeluLauncher launch>
+void def_dwconv_gelu(py::module_& module, const char* name) {
+  using py::literals::operator""_a;
+  const std::pair<int64_t, int64_t> unused{0, 0};
+  module.def(name, &dwconv_gelu<launch>, py::kw_only(), "tokens"_a, "weight"_a, "bias"_a, "dtype"_a,
+             "tokens_strides"_a, "tokens_shape"_a, "grid_hw"_a, "out"_a = 0, "grad_out"_a = 0,
+             "grad_out_strides"_a = unused, "grad_tokens"_a = 0, "grad_weight"_a = 0,
+             "grad_bias"_a = 0, "num_threads"_a = 1, "device"_a = 0, "stream"_a = 0,
+             "grad_sum"_a = 0, "partial_sums"_a = 0, "tiles"_a = 0);
+}
+
 // The fields of Bicubic but for antialias.
 using Axis = std::array<int, 7>;
 
@@ -178,8 +229,12 @@ PYBIND11_MODULE(_C, module) {
   module.def("build_info", &build_info, "Facts of this build.");
   def_ms_deform_attn<ms_deform_attn_forward_cpu>(module, "ms_deform_attn_forward_cpu");
   def_ms_deform_attn<ms_deform_attn_backward_cpu>(module, "ms_deform_attn_backward_cpu");
+  def_dwconv_gelu<dwconv_gelu_forward_cpu>(module, "dwconv_gelu_forward_cpu");
+  def_dwconv_gelu<dwconv_gelu_backward_cpu>(module, "dwconv_gelu_backward_cpu");
   def_resize_add<patch_embed_resize_add_cpu>(module, "patch_embed_resize_add_cpu");
 #if VITADAPTER_CUDA_KERNELS
+  def_dwconv_gelu<dwconv_gelu_forward_cuda>(module, "dwconv_gelu_forward_cuda");
+  def_dwconv_gelu<dwconv_gelu_backward_cuda>(module, "dwconv_gelu_backward_cuda");
   def_ms_deform_attn<ms_deform_attn_forward_cuda>(module, "ms_deform_attn_forward_cuda");
   def_ms_deform_attn<ms_deform_attn_points_backward_cuda>(module,
                                                           "ms_deform_attn_points_backward_cuda");

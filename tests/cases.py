@@ -119,6 +119,83 @@ NO_QUERIES = AttnCase("no_queries", 2, 2, 16, 4, ((4, 4),), queries=0)
 ALL = REAL + AWKWARD
 
 
+@dataclass(frozen=True)
+class ConvCase:
+    """One shape of the depthwise convolution of a token pyramid."""
+
+    name: str
+    batch: int
+    channels: int
+    grid_hw: tuple[HW, ...]
+    has_bias: bool = True
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(h * w for h, w in self.grid_hw)
+
+
+@dataclass
+class ConvInputs:
+    """Tensors of one case."""
+
+    case: ConvCase
+    tokens: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+    def tensors(self) -> list[Tensor]:
+        return [self.tokens, self.weight, *([] if self.bias is None else [self.bias])]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "ConvInputs":
+        bias = None if self.bias is None else change(self.bias)
+        return ConvInputs(self.case, change(self.tokens), change(self.weight), bias)
+
+    def run(self, backend: str | None = None) -> Tensor:
+        from vitadapter_fast.ops import dwconv_gelu
+
+        return dwconv_gelu(self.tokens, self.case.grid_hw, self.weight, self.bias, backend=backend)
+
+
+# Hidden channels of the feed-forward with convolution of each model.
+MODEL_HIDDEN = {"s": 96, "b": 192, "l": 256, "g": 384}
+
+REAL_CONV = [
+    ConvCase(f"prior_{m}_{image}", 1, MODEL_HIDDEN[m], extractor("", image, 1, 1).query_hw)
+    for m, image in (("s", 160), ("b", 192), ("l", 128), ("g", 96))
+]
+
+AWKWARD_CONV = [
+    ConvCase("one_pixel", 2, 16, ((1, 1),)),
+    ConvCase("one_row", 1, 24, ((1, 17), (1, 2))),
+    ConvCase("one_column", 1, 40, ((17, 1), (2, 1))),
+    ConvCase("prime_sizes", 2, 64, ((11, 13), (7, 5), (3, 2))),
+    ConvCase("one_channel", 1, 1, ((4, 5),)),
+    ConvCase("seven_channels", 2, 7, ((5, 4), (2, 2))),
+    ConvCase("many_odd_channels", 1, 173, ((6, 9), (3, 4))),
+    ConvCase("one_grid", 1, 96, ((19, 23),)),
+    ConvCase("five_grids_without_bias", 2, 32, ((9, 8), (5, 4), (3, 2), (2, 1), (1, 1)), False),
+    ConvCase("wide_and_tall", 1, 8, ((2, 83), (67, 3))),
+    ConvCase("empty_batch", 0, 16, ((4, 4),)),
+]
+
+ALL_CONV = REAL_CONV + AWKWARD_CONV
+
+
+def make_conv_inputs(
+    case: ConvCase, *, seed: int = 0, dtype: torch.dtype = torch.float64, device: str = "cpu"
+) -> ConvInputs:
+    """Make inputs whose sums are of a size that GELU bends."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        tensor = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return tensor.to(device, dtype)
+
+    bias = normal(case.channels) if case.has_bias else None
+    weight = normal(case.channels, 1, 3, 3) / 2
+    return ConvInputs(case, normal(case.batch, case.num_tokens, case.channels), weight, bias)
+
+
 def make_inputs(
     case: AttnCase,
     *,

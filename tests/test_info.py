@@ -20,7 +20,7 @@ def _without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_op_has_a_cell_for_every_backend_and_runs_on_one() -> None:
     table = info.table()
-    assert set(table) == {"ms_deform_attn", "ms_deform_attn_grid", "patch_embed"}
+    assert set(table) == {"dwconv_gelu", "ms_deform_attn", "ms_deform_attn_grid", "patch_embed"}
     for cells in table.values():
         assert list(cells) == ["cuda", "triton", "cpu", "reference"]
         assert cells["reference"] is None
@@ -52,7 +52,8 @@ def test_missing_extension_is_a_reason_not_an_error(monkeypatch: pytest.MonkeyPa
 def test_check_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info", "--check"]) == 0
     out = capsys.readouterr().out
-    assert "ok ms_deform_attn_grid cpu float32" in out and "checks passed" in out
+    assert "ok ms_deform_attn_grid cpu float32" in out and "ok dwconv_gelu cpu bfloat16" in out
+    assert "checks passed" in out
 
 
 @pytest.mark.usefixtures("_without_triton")

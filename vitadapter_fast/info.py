@@ -59,12 +59,18 @@ def _patch(backend: str, image: Tensor, weight: Tensor, bias: Tensor, table: Ten
     return ops.patch_embed(image, weight, bias, table, (5, 5), backend=backend)
 
 
+def _conv(backend: str, tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return ops.dwconv_gelu(tokens, _GRIDS, weight, bias, backend=backend)
+
+
 def probes() -> dict[str, Probe]:
     """Return one probe for every op, by the op's name."""
     weights = _random(1, 16, 6, 12).softmax(-1).view(1, 16, 6, 3, 4)
     locations = _random(1, 16, 6, 3, 4, 2) / 4 + 0.5
     patch = (_random(1, 3, 64, 96), _random(32, 3, 16, 16), _random(32), _random(25, 32))
+    conv = (_random(1, 84, 96), _random(96, 1, 3, 3), _random(96))
     return {
+        "dwconv_gelu": Probe(conv, _conv),
         "ms_deform_attn": Probe((_random(1, 84, 6, 64), locations, weights), _classic),
         "ms_deform_attn_grid": Probe(
             (_random(1, 16, 6, 64), _random(1, 84, 6, 1, 4, 2), _random(1, 84, 6, 1, 4)), _grid

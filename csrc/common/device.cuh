@@ -96,6 +96,16 @@ void launch(const char* name, void (*kernel)(const Params), Grid grid, int threa
 
 #endif
 
+__device__ __forceinline__ float exp2_of(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return std::exp2(x);
+#endif
+}
+
 // Eight neighboring elements as floats, from 16-byte (float: two 16-byte) reads.
 __device__ __forceinline__ void load8(const float* from, float to[8]) {
   const float4 a = __ldg(reinterpret_cast<const float4*>(from));

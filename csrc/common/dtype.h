@@ -30,4 +30,19 @@ struct ComputeOf<double> {
 template <typename T>
 using Compute = typename ComputeOf<T>::type;
 
+// Calls run(typed pointer) for a dtype.
+template <typename Run>
+inline void with_type(DType dtype, const void* base, Run&& run) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return run(static_cast<const float*>(base));
+    case DType::kFloat16:
+      return run(static_cast<const Half*>(base));
+    case DType::kBFloat16:
+      return run(static_cast<const BFloat16*>(base));
+    case DType::kFloat64:
+      return run(static_cast<const double*>(base));
+  }
+}
+
 }  // namespace vitadapter

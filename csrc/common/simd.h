@@ -22,10 +22,11 @@
 
 namespace vitadapter::VITADAPTER_ISA {
 
-// Portable form: the compiler vectorizes the loops as far as the target goes.
-template <typename C>
+// Portable form: the compiler vectorizes the loops as far as the target goes. Of one lane: what is
+// left over where there are fewer elements than lanes.
+template <typename C, int kCount = 32 / sizeof(C)>
 struct Vec {
-  static constexpr int kLanes = 32 / sizeof(C);
+  static constexpr int kLanes = kCount;
   C lane[kLanes];
 
 #define VITADAPTER_LANES for (int i = 0; i < kLanes; ++i)
@@ -56,17 +57,22 @@ struct Vec {
     VITADAPTER_LANES a.lane[i] *= b.lane[i];
     return a;
   }
+  friend Vec operator/(Vec a, Vec b) {
+    VITADAPTER_LANES a.lane[i] /= b.lane[i];
+    return a;
+  }
   static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
   static Vec floor(Vec a) {
     VITADAPTER_LANES a.lane[i] = std::floor(a.lane[i]);
     return a;
   }
+  // min and max give b where either is NaN, as the instructions do.
   static Vec min(Vec a, Vec b) {
-    VITADAPTER_LANES a.lane[i] = b.lane[i] < a.lane[i] ? b.lane[i] : a.lane[i];
+    VITADAPTER_LANES a.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i];
     return a;
   }
   static Vec max(Vec a, Vec b) {
-    VITADAPTER_LANES a.lane[i] = b.lane[i] > a.lane[i] ? b.lane[i] : a.lane[i];
+    VITADAPTER_LANES a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
     return a;
   }
   // a where test > bound, else 0; false for NaN.
@@ -102,6 +108,17 @@ struct Vec {
   }
   static Vec exp(Vec a) {
     VITADAPTER_LANES a.lane[i] = std::exp(a.lane[i]);
+    return a;
+  }
+  // a * 2^n for an a near 1 and the n in the low bits of exponent's mantissa; float only.
+  static Vec scale(Vec a, Vec exponent) {
+    VITADAPTER_LANES {
+      uint32_t bits, n;
+      std::memcpy(&bits, &a.lane[i], 4);
+      std::memcpy(&n, &exponent.lane[i], 4);
+      bits += n << 23;
+      std::memcpy(&a.lane[i], &bits, 4);
+    }
     return a;
   }
 #undef VITADAPTER_LANES
@@ -144,6 +161,7 @@ struct Vec<float> {
   friend Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
   friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
   friend Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+  friend Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
   static Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
   static Vec floor(Vec a) { return {_mm256_floor_ps(a.v)}; }
   static Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
@@ -198,6 +216,10 @@ struct Vec<float> {
         _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvttps_epi32(n.v), _mm256_set1_epi32(127)), 23);
     const __m256 vanishes = _mm256_cmp_ps(a.v, set(-87.3f).v, _CMP_LT_OQ);
     return {_mm256_andnot_ps(vanishes, (p * Vec{_mm256_castsi256_ps(power)}).v)};
+  }
+  static Vec scale(Vec a, Vec exponent) {
+    const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(exponent.v), 23);
+    return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.v), n))};
   }
 };
 #endif

@@ -7,12 +7,9 @@
 #include <cstdint>
 
 #include "common/dtype.h"
+#include "common/size.h"
 
 namespace vitadapter {
-
-struct SizeHW {
-  int32_t h, w;
-};
 
 // Strides count elements. Everything to the right of a stride's dimension is contiguous.
 struct MsDeformAttnParams {

@@ -16,21 +16,6 @@
 
 namespace vitadapter::VITADAPTER_ISA {
 
-// Calls run(typed pointer) for a dtype.
-template <typename Run>
-inline void with_type(DType dtype, const void* base, Run&& run) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return run(static_cast<const float*>(base));
-    case DType::kFloat16:
-      return run(static_cast<const Half*>(base));
-    case DType::kBFloat16:
-      return run(static_cast<const BFloat16*>(base));
-    case DType::kFloat64:
-      return run(static_cast<const double*>(base));
-  }
-}
-
 // Works with the points of one tile and head at a time. Point k of the tile's query i is number
 // i * per_query + k; arrays are padded to whole vectors.
 template <typename C>

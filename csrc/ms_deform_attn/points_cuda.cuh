@@ -73,16 +73,6 @@ struct QueryTile {
   }
 };
 
-__device__ __forceinline__ float exp2_of(float x) {
-#ifdef __CUDA_ARCH__
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-#else
-  return std::exp2(x);
-#endif
-}
-
 template <int kLanes, typename V>
 __device__ __forceinline__ V group_sum(V value) {
 #pragma unroll

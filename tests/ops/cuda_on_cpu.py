@@ -20,6 +20,7 @@ import pytest
 from summing import sum_by
 
 from vitadapter_fast.ops import _native
+from vitadapter_fast.ops.dwconv_gelu import cuda as dwconv_gelu_cuda
 from vitadapter_fast.ops.ms_deform_attn import _call, cuda
 from vitadapter_fast.ops.patch_embed import _parts
 from vitadapter_fast.ops.patch_embed import cuda as patch_embed_cuda
@@ -74,7 +75,10 @@ def load() -> ModuleType:
 
 
 def route(monkeypatch: pytest.MonkeyPatch, value_gradient: str = "by rule") -> None:
-    """Make ``backend="cuda"`` run on CPU tensors, its value gradient summed in the given way."""
+    """Make ``backend="cuda"`` run on CPU tensors, for every op that has it.
+
+    The value gradient of ``ms_deform_attn`` is summed in the given way.
+    """
     extension = load()
 
     # The cpu backend as well: a sanitizer then sees its kernels too.
@@ -84,5 +88,6 @@ def route(monkeypatch: pytest.MonkeyPatch, value_gradient: str = "by rule") -> N
     monkeypatch.setattr(_native, "launch", launch)
     monkeypatch.setattr(cuda, "unsupported_reason", _call.size_reason)
     monkeypatch.setattr(patch_embed_cuda, "unsupported_reason", _parts.size_reason)
+    monkeypatch.setattr(dwconv_gelu_cuda, "unsupported_reason", dwconv_gelu_cuda.size_reason)
     if value_gradient != "by rule":
         sum_by(value_gradient, monkeypatch)

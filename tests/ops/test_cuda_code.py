@@ -18,6 +18,8 @@ KERNEL_FILES = [
     "ms_deform_attn/forward_cuda.cu",
     "ms_deform_attn/backward_cuda.cu",
     "ms_deform_attn/gather_cuda.cu",
+    "dwconv_gelu/forward_cuda.cu",
+    "dwconv_gelu/backward_cuda.cu",
     "patch_embed/columns_cuda.cu",
     "patch_embed/resize_add_cuda.cu",
 ]
@@ -30,6 +32,8 @@ REGISTERS = {
     "place_kernel": 32,
     "gather_kernel": 64,
     "generic_gather_kernel": 128,
+    "convolve_kernel": 168,
+    "weight_gradient_kernel": 168,
     "columns_kernel": 40,
     "resize_add_kernel": 112,
 }
@@ -70,7 +74,7 @@ def compile_for(arch: str) -> list[Path]:
     folder = ROOT / "build" / f"cubin-{digest.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     running = []
-    cubins = [folder / f"{Path(name).stem}.{arch}.cubin" for name in KERNEL_FILES]
+    cubins = [folder / f"{name.replace('/', '-')}.{arch}.cubin" for name in KERNEL_FILES]
     for name, cubin in zip(KERNEL_FILES, cubins, strict=True):
         if not cubin.exists():
             part = cubin.with_suffix(".part")
@@ -121,30 +125,61 @@ def test_kernels_for_blackwell_spill_nothing_and_keep_to_their_registers() -> No
     check_resources([usage for cubin in compile_for("sm_120") for usage in resources(cubin)])
 
 
-def forward_instructions(binary: Path, arch: str) -> dict[str, int]:
-    """Count the machine instructions of the bf16, D = 32, L = 1 forward kernels, by entry point."""
-    counts, form = {"grid": 0, "classic": 0}, ""
+def instructions(binary: Path, arch: str, kernel: str) -> dict[str, list[tuple[int, str, str]]]:
+    """Return (address, instruction, operands) in kernels whose symbol matches, by what it captures.
+
+    Without the padding after the code: a branch to itself and NOPs.
+    """
+    found: dict[str, list[tuple[int, str, str]]] = {}
+    form = None
     for line in output(disassembler(), "--dump-sass", "-arch", arch, binary).splitlines():
         if match := re.search(r"Function : (\S+)", line):
-            wanted = re.search(r"\dforward_kernelINS_8BFloat16ELi32ELi1ELb([01])E", match[1])
-            form = ("classic", "grid")[int(wanted[1])] if wanted else ""
-        instruction = re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?([A-Z]\w+)", line)
-        # After the code comes padding: a branch to itself and NOPs.
-        if form and instruction and instruction[1] != "NOP":
-            counts[form] += 1
-    return counts
+            wanted = re.search(kernel, match[1])
+            form = found.setdefault(wanted[1], []) if wanted else None
+        code = re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\d+ )?([A-Z]\w+)([^;]*)", line)
+        if form is not None and code and code[2] != "NOP":
+            form.append((int(code[1], 16), code[2], code[3]))
+    return found
+
+
+def binary_for(arch: str, kernel_file: str) -> Path:
+    """Return a binary with the kernels of one file for an architecture, built or compiled here."""
+    info = _C.build_info()
+    if arch == "sm_120":
+        return compile_for(arch)[KERNEL_FILES.index(kernel_file)]
+    if info["cuda_kernels"] and f"{arch[3:]}-real" in info["cuda_archs"]:
+        return Path(_C.__file__)
+    pytest.skip(f"the extension was built without {arch}")
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_120"])
 def test_forward_takes_at_most_80_instructions_for_a_query_and_head(arch: str) -> None:
-    info = _C.build_info()
-    if arch == "sm_120":
-        binary = compile_for(arch)[0]
-    elif info["cuda_kernels"] and f"{arch[3:]}-real" in info["cuda_archs"]:
-        binary = Path(_C.__file__)
-    else:
-        pytest.skip(f"the extension was built without {arch}")
-    counts = forward_instructions(binary, arch)
+    binary = binary_for(arch, "ms_deform_attn/forward_cuda.cu")
+    # bf16, D = 32, L = 1; classic or grid.
+    kernel = r"\dforward_kernelINS_8BFloat16ELi32ELi1ELb([01])E"
+    counts = {form: len(code) for form, code in instructions(binary, arch, kernel).items()}
     # A warp works on eight queries of one head. All is straight-line code, but for the search of
     # the query grid: six instructions a turn, at most twice.
+    assert set(counts) == {"0", "1"}
     assert all(200 < count <= 8 * 80 for count in counts.values()), counts
+
+
+def row_loop(code: list[tuple[int, str, str]]) -> int:
+    """Return the length of the longest loop: a jump back, to a number that is an address."""
+    lengths = [0]
+    for end, name, operands in code:
+        if name == "BRA" and (target := re.search(r"0x([0-9a-f]+)", operands)):
+            lengths.append(sum(int(target[1], 16) <= at <= end for at, *_ in code))
+    return max(lengths)
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_120"])
+def test_convolution_takes_at_most_40_instructions_for_an_element(arch: str) -> None:
+    binary = binary_for(arch, "dwconv_gelu/forward_cuda.cu")
+    kernel = r"\dconvolve_kernelI(NS_8BFloat16E|NS_4HalfE|f)Li[48]ELNS_?\d?_4ThenE0E"
+    loops = {name: row_loop(code) for name, code in instructions(binary, arch, kernel).items()}
+    assert len(loops) == 3
+    # Nine multiplications, GELU in 18, the rest moves data. The loop is unrolled three times.
+    for name, length in loops.items():
+        elements = 3 * (4 if name == "f" else 8)
+        assert 27 * elements < length <= 40 * elements, (name, length)

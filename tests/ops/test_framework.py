@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from cases import REAL, AttnCase, make_inputs
+from cases import REAL, AttnCase, ConvCase, make_conv_inputs, make_inputs
 from torch import Tensor
 
 import vitadapter_fast
 from vitadapter_fast import BackendUnavailable
-from vitadapter_fast.ops import ms_deform_attn, ms_deform_attn_grid, patch_embed
+from vitadapter_fast.ops import dwconv_gelu, ms_deform_attn, ms_deform_attn_grid, patch_embed
 
 SMALL = AttnCase("small", 2, 2, 8, 2, ((4, 5), (2, 3)), ((3, 2), (1, 2)))
 OPS = torch.ops.vitadapter_fast
@@ -44,7 +44,14 @@ def patch_args(dtype: torch.dtype = torch.float64, mode: str = "bicubic") -> tup
     return leaf(2, 2, 5, 7), leaf(3, 2, 2, 2), leaf(3), leaf(10, 3), [2, 5], mode
 
 
+def conv_args(dtype: torch.dtype = torch.float64) -> tuple[Any, ...]:
+    case = ConvCase("small", 2, 3, ((4, 3), (1, 2)))
+    inputs = make_conv_inputs(case, dtype=dtype).map(lambda tensor: tensor.requires_grad_())
+    return inputs.tokens, flat(case.grid_hw), inputs.weight, inputs.bias
+
+
 CALLS = {
+    "dwconv_gelu": (OPS.dwconv_gelu.default, conv_args),
     "ms_deform_attn": (OPS.ms_deform_attn.default, classic_args),
     "ms_deform_attn_grid": (OPS.ms_deform_attn_grid.default, grid_args),
     "patch_embed": (OPS.patch_embed.default, patch_args),
@@ -98,6 +105,16 @@ def test_public_functions_compile_with_dynamic_sizes() -> None:
         torch.testing.assert_close(compiled(*inputs.tensors(), h, w), inputs.run())
 
 
+def test_convolution_compiles_with_dynamic_grids() -> None:
+    def run(tokens: Tensor, weight: Tensor, bias: Tensor, h: int, w: int) -> Tensor:
+        return dwconv_gelu(tokens, [(h, w), (w, h)], weight, bias)
+
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend="aot_eager")
+    for h, w in ((4, 5), (6, 7), (9, 3)):
+        inputs = make_conv_inputs(ConvCase("dynamic", 1, 8, ((h, w), (w, h))), dtype=torch.float32)
+        torch.testing.assert_close(compiled(*inputs.tensors(), h, w), inputs.run())
+
+
 @pytest.mark.parametrize(("op", "make"), CALLS.values(), ids=CALLS)
 def test_second_derivatives_are_refused(op: Any, make: Args) -> None:
     args = make()
@@ -137,6 +154,14 @@ def test_autocast_patch_embed_keeps_the_residual_stream_in_the_dtype_of_the_tabl
         out = OPS.patch_embed(*args)
     assert out.dtype == torch.float32
     torch.testing.assert_close(out, OPS.patch_embed(*args), rtol=0.02, atol=0.1)
+
+
+def test_autocast_convolves_in_16_bits() -> None:
+    tokens, sizes, weight, bias = conv_args(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = OPS.dwconv_gelu(tokens, sizes, weight, bias)
+    by_hand = OPS.dwconv_gelu(tokens.bfloat16(), sizes, weight.bfloat16(), bias.bfloat16())
+    assert out.dtype == torch.bfloat16 and torch.equal(out, by_hand)
 
 
 def test_autocast_leaves_float64_alone() -> None:

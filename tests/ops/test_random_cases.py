@@ -6,10 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from cases import PATCH_MODES, AttnCase, PatchCase, make_inputs, make_patch_inputs
+from cases import (
+    PATCH_MODES,
+    AttnCase,
+    ConvCase,
+    PatchCase,
+    make_conv_inputs,
+    make_inputs,
+    make_patch_inputs,
+)
 from cuda_on_cpu import route
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_dwconv_gelu import check as check_convolution
 from test_ms_deform_attn import check as check_attention
 from test_patch_embed import check as check_patch_embed
 
@@ -47,6 +56,14 @@ patch_cases = st.builds(
     channels=st.sampled_from([7, 8, 16, 33]),
     pos_hw=st.tuples(SMALL_SIDES, SMALL_SIDES),
 )
+conv_cases = st.builds(
+    ConvCase,
+    name=st.just("random"),
+    batch=st.integers(0, 2),
+    channels=st.sampled_from([7, 8, 12, 16, 33, 40]),
+    grid_hw=st.lists(SIZES, min_size=1, max_size=4).map(tuple),
+    has_bias=st.booleans(),
+)
 attention = {
     "case": attention_cases,
     "dtype": DTYPES,
@@ -60,6 +77,7 @@ patches = {
     "has_bias": st.booleans(),
     "seed": st.integers(0, 99),
 }
+convolutions = {"case": conv_cases, "dtype": DTYPES, "seed": st.integers(0, 99)}
 
 
 def calls(count: int) -> settings:
@@ -98,6 +116,12 @@ def test_patch_embed(backend: str, case: PatchCase, mode: str, **how: Any) -> No
     check_patch_embed(make_patch_inputs(case, mode, **how), backend)
 
 
+@calls(200)
+@given(**convolutions)
+def test_convolution(backend: str, case: ConvCase, **how: Any) -> None:
+    check_convolution(make_conv_inputs(case, **how), backend)
+
+
 @interpreted
 @calls(30)
 @given(**attention)
@@ -110,3 +134,10 @@ def test_attention_in_triton(case: AttnCase, **how: Any) -> None:
 @given(**patches)
 def test_patch_embed_in_triton(case: PatchCase, mode: str, **how: Any) -> None:
     check_patch_embed(make_patch_inputs(case, mode, **how), "triton")
+
+
+@interpreted
+@calls(30)
+@given(**convolutions)
+def test_convolution_in_triton(case: ConvCase, **how: Any) -> None:
+    check_convolution(make_conv_inputs(case, **how), "triton")

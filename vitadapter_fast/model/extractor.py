@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prior tokens and ViT tokens in, prior tokens that have read the ViT out."""
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops import dwconv_gelu
 from .deform_attn import DeformAttn
-from .grid import Grids, map_to_tokens, split_prior, tokens_to_map
+from .grid import Grids
 from .vit import LAYER_NORM_EPS, DropPath
 
 
@@ -82,21 +81,19 @@ class ConvFFN(nn.Module):
 
     def forward(self, c: Tensor, grids: Grids) -> Tensor:
         """Map prior tokens, [B, Q, C], to the same shape."""
-        out: Tensor = self.fc2(F.gelu(self.dwconv(self.fc1(c), grids)))
+        out: Tensor = self.fc2(self.dwconv(self.fc1(c), grids))
         return out
 
 
 class DepthwiseConv(nn.Module):
-    """One depthwise 3 x 3 convolution, shared by the three prior grids."""
+    """One depthwise 3 x 3 convolution, shared by the three prior grids, and GELU."""
 
     def __init__(self, dim: int) -> None:
         """Create the convolution for tokens of ``dim`` channels."""
         super().__init__()
+        # Only holds the parameters, under upstream's names.
         self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, c: Tensor, grids: Grids) -> Tensor:
         """Map prior tokens, [B, Q, C], to the same shape; each grid has its own zero border."""
-        levels = zip(split_prior(c, grids), grids.prior_hw, strict=True)
-        return torch.cat(
-            [map_to_tokens(self.dwconv(tokens_to_map(tokens, hw))) for tokens, hw in levels], dim=1
-        )
+        return dwconv_gelu(c, grids.prior_hw, self.dwconv.weight, self.dwconv.bias)

@@ -4,7 +4,15 @@
 
 from ._backends import backend
 from ._triton import tuning
+from .dwconv_gelu import dwconv_gelu
 from .ms_deform_attn import ms_deform_attn, ms_deform_attn_grid
 from .patch_embed import patch_embed
 
-__all__ = ["backend", "ms_deform_attn", "ms_deform_attn_grid", "patch_embed", "tuning"]
+__all__ = [
+    "backend",
+    "dwconv_gelu",
+    "ms_deform_attn",
+    "ms_deform_attn_grid",
+    "patch_embed",
+    "tuning",
+]

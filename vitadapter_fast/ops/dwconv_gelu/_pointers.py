@@ -1,0 +1,31 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""A call in, the arguments of a compiled launcher out; shared by the cpu and cuda backends."""
+
+from typing import Any
+
+from .. import _native
+from .._tensors import dense_rows, row_strides
+from ._call import Call
+
+
+def dense(call: Call) -> Call:
+    """Return the call with tensors that kernels can read; hold it until the launch returns."""
+    return call._replace(
+        tokens=dense_rows(call.tokens),
+        weight=call.weight.contiguous(),
+        bias=None if call.bias is None else call.bias.contiguous(),
+    )
+
+
+def arguments(call: Call) -> dict[str, Any]:
+    """Return the launcher arguments that describe a dense call."""
+    return {
+        "tokens": _native.address(call.tokens),
+        "weight": _native.address(call.weight),
+        "bias": _native.address(call.bias),
+        "dtype": _native.dtype_code(call.tokens),
+        "tokens_strides": row_strides(call.tokens),
+        "tokens_shape": list(call.tokens.shape),
+        "grid_hw": _native.flat(call.grid_hw),
+    }

@@ -1,0 +1,53 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""The C++ kernels for CPU tensors: csrc/dwconv_gelu/{forward,backward}_cpu.cpp."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import _native
+from .._tensors import dense_rows, row_strides
+from ._call import Call
+from ._pointers import arguments, dense
+
+
+def unsupported_reason(call: Call) -> str | None:
+    """Return why the CPU kernels cannot run this call, or None."""
+    if call.tokens.device.type != "cpu":
+        return f"it runs on CPU tensors, got {call.tokens.device}"
+    return _native.unavailable_reason()
+
+
+def forward(call: Call) -> Tensor:
+    """Return GELU of the convolved tokens, [B, N, C] in their dtype."""
+    out = torch.empty(call.tokens.shape, dtype=call.tokens.dtype)
+    call = dense(call)
+    _native.launch(
+        "dwconv_gelu_forward_cpu",
+        **arguments(call),
+        num_threads=_native.num_threads(),
+        out=_native.address(out),
+    )
+    return out
+
+
+def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
+    """Return the gradients of tokens, weight and bias; None where ``needs`` says so."""
+    grads = [
+        torch.empty(tensor.shape, dtype=tensor.dtype) if need and tensor is not None else None
+        for tensor, need in zip((call.tokens, call.weight, call.bias), needs, strict=True)
+    ]
+    call, grad_out = dense(call), dense_rows(grad_out)
+    _native.launch(
+        "dwconv_gelu_backward_cpu",
+        **arguments(call),
+        num_threads=_native.num_threads(),
+        grad_out=_native.address(grad_out),
+        grad_out_strides=row_strides(grad_out),
+        grad_tokens=_native.address(grads[0]),
+        grad_weight=_native.address(grads[1]),
+        grad_bias=_native.address(grads[2]),
+    )
+    return grads
