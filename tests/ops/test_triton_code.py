@@ -20,7 +20,7 @@ REGISTERS = {
     "points_backward_kernel atomics": 224,
     "points_backward_kernel records": 184,
     "place_kernel records": 32,
-    "gather_kernel records": 88,
+    "gather_kernel records": 64,
 }
 
 
