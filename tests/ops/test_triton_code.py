@@ -20,7 +20,7 @@ REGISTERS = {
     "points_backward_kernel atomics": 224,
     "points_backward_kernel records": 184,
     "place_kernel records": 32,
-    "gather_kernel records": 88,
+    "gather_kernel records": 64,
     "embed_kernel": 128,
     "table_gradient_kernel": 64,
 }

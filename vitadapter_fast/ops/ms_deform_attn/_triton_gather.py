@@ -58,7 +58,7 @@ def query_of(bits):
 
 # A program is ROWS pixels of one head in a row. The records of the cells to the left and right of a
 # pixel lie side by side, so each pixel goes through two runs of records: above and below it.
-# Registers, at most: 88 at D = 32 and 64.
+# Registers, at most: 64 at D = 32 and 64.
 # fmt: off
 @triton.jit(do_not_specialize=["grad_out_rows", "tokens", "cells", *SIZES])
 def gather_kernel(
@@ -100,7 +100,8 @@ def gather_kernel(
         left_end = tl.load(cell_end + left, mask=is_valid, other=0)
         at = left_end - tl.load(points_in_cell + left, mask=is_valid, other=0)
         right_end = tl.load(cell_end + left + 1, mask=is_valid, other=0)
-        for _ in range(tl.max(right_end - at, axis=0)):
+        turns = tl.max(right_end - at, axis=0)
+        while turns > 0:
             is_record = at < right_end
             record = sorted_records + at.to(tl.int64) * 4
             weight = tl.load(record, mask=is_record, other=0.0)
@@ -113,6 +114,7 @@ def gather_kernel(
             grad = load_channels(grad_out, query, GRAD_OUT_ROW, D, D_PAD, COMPUTE)
             total += weight[:, None] * grad
             at += 1
+            turns -= 1
     d = tl.arange(0, D_PAD)[None, :]
     row = (image * tokens + pixel)[:, None]
     to = grad_value + (head * D + d) + row * (M * D)

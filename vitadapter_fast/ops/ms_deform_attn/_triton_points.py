@@ -108,7 +108,8 @@ def column(tile, k, PAD: tl.constexpr):
         result = tl.sum(bits, axis=1).to(tl.float64, bitcast=True)
     else:
         bits = tl.where(is_wanted, tile.to(tl.int32, bitcast=True), 0)
-        result = tl.sum(bits, axis=1).to(tl.float32, bitcast=True)
+        # By way of int64: that is what the interpreter of Triton 3.1 sums in, and leaves.
+        result = tl.sum(bits, axis=1).to(tl.int64).to(tl.int32).to(tl.float32, bitcast=True)
     return result
 
 
