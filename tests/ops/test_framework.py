@@ -13,7 +13,7 @@ from torch import Tensor
 
 import vitadapter_fast
 from vitadapter_fast import BackendUnavailable
-from vitadapter_fast.ops import dwconv_gelu, ms_deform_attn, ms_deform_attn_grid, patch_embed
+from vitadapter_fast.ops import dwconv_gelu, ms_deform_attn, ms_deform_attn_grid
 
 SMALL = AttnCase("small", 2, 2, 8, 2, ((4, 5), (2, 3)), ((3, 2), (1, 2)))
 OPS = torch.ops.vitadapter_fast
@@ -197,8 +197,11 @@ def test_named_backend_that_cannot_run_says_why() -> None:
 
 
 def test_backend_that_an_op_lacks_is_named_with_those_it_has() -> None:
-    with pytest.raises(BackendUnavailable, match="has no backend 'cuda', only reference"):
-        patch_embed(*patch_args()[:4], (2, 5), backend="cuda")
+    from vitadapter_fast.ops._backends import choose
+    from vitadapter_fast.ops.patch_embed import cpu, reference
+
+    with pytest.raises(BackendUnavailable, match="has no backend 'cuda', only cpu, reference"):
+        choose("patch_embed", (cpu, reference), None, "cuda")
 
 
 def test_with_block_forces_the_backend_of_forward_and_backward(
