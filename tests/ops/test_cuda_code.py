@@ -35,7 +35,7 @@ REGISTERS = {
     "convolve_kernel": 168,
     "weight_gradient_kernel": 168,
     "columns_kernel": 40,
-    "resize_add_kernel": 112,
+    "resize_add_kernel": 128,
 }
 
 
