@@ -10,7 +10,7 @@ demo:  ## features of the packaged photo, as a picture
 	$(PYTHON) -m vitadapter_fast features
 
 test:
-	$(PYTHON) -m pytest -q
+	$(PYTHON) -m pytest -q -n 2 --dist loadfile
 
 lint:
 	ruff check .

@@ -17,6 +17,7 @@ from typing import Any
 
 import pybind11
 import pytest
+from exclusive import exclusive
 from summing import sum_by
 
 from vitadapter_fast.ops import _native
@@ -35,19 +36,20 @@ def build(flags: str) -> Path:
     for path in sources:
         digest.update(path.read_bytes())
     folder = ROOT / "build" / f"cuda_on_cpu-{digest.hexdigest()[:16]}"
-    if not any(folder.glob("out/_C*.so")):
-        options = {
-            "CMAKE_BUILD_TYPE": "None",
-            "CMAKE_CXX_FLAGS": flags,
-            "CMAKE_INSTALL_PREFIX": folder / "out",
-            "Python_EXECUTABLE": sys.executable,
-            "pybind11_DIR": pybind11.get_cmake_dir(),
-            "VITADAPTER_CUDA": "on_cpu",
-        }
-        definitions = [f"-D{name}={value}" for name, value in options.items()]
-        run("cmake", "-S", ROOT / "csrc", "-B", folder, "-G", "Ninja", *definitions)
-        run("cmake", "--build", folder)
-        run("cmake", "--install", folder)
+    with exclusive(folder):
+        if not any(folder.glob("out/_C*.so")):
+            options = {
+                "CMAKE_BUILD_TYPE": "None",
+                "CMAKE_CXX_FLAGS": flags,
+                "CMAKE_INSTALL_PREFIX": folder / "out",
+                "Python_EXECUTABLE": sys.executable,
+                "pybind11_DIR": pybind11.get_cmake_dir(),
+                "VITADAPTER_CUDA": "on_cpu",
+            }
+            definitions = [f"-D{name}={value}" for name, value in options.items()]
+            run("cmake", "-S", ROOT / "csrc", "-B", folder, "-G", "Ninja", *definitions)
+            run("cmake", "--build", folder)
+            run("cmake", "--install", folder)
     (extension,) = folder.glob("out/_C*.so")
     return extension
 

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from exclusive import exclusive
 
 from vitadapter_fast import _C
 
@@ -72,18 +73,18 @@ def compile_for(arch: str) -> list[Path]:
     for path in sorted(path for path in csrc.rglob("*") if path.is_file()):
         digest.update(path.read_bytes())
     folder = ROOT / "build" / f"cubin-{digest.hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    running = []
-    cubins = [folder / f"{name.replace('/', '-')}.{arch}.cubin" for name in KERNEL_FILES]
-    for name, cubin in zip(KERNEL_FILES, cubins, strict=True):
-        if not cubin.exists():
-            part = cubin.with_suffix(".part")
-            command = ["nvcc", "-std=c++17", "-O3", "-DVITADAPTER_ISA=cuda", f"-I{csrc}"]
-            command += [f"-arch={arch}", "-cubin", str(csrc / name)]
-            running.append((subprocess.Popen([*command, "-o", str(part)]), part, cubin))
-    for process, part, cubin in running:
-        assert process.wait() == 0, f"nvcc failed for {cubin}"
-        part.rename(cubin)
+    with exclusive(folder):
+        running = []
+        cubins = [folder / f"{name.replace('/', '-')}.{arch}.cubin" for name in KERNEL_FILES]
+        for name, cubin in zip(KERNEL_FILES, cubins, strict=True):
+            if not cubin.exists():
+                part = cubin.with_suffix(".part")
+                command = ["nvcc", "-std=c++17", "-O3", "-DVITADAPTER_ISA=cuda", f"-I{csrc}"]
+                command += [f"-arch={arch}", "-cubin", str(csrc / name)]
+                running.append((subprocess.Popen([*command, "-o", str(part)]), part, cubin))
+        for process, part, cubin in running:
+            assert process.wait() == 0, f"nvcc failed for {cubin}"
+            part.rename(cubin)
     return cubins
 
 

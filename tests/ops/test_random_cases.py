@@ -123,21 +123,21 @@ def test_convolution(backend: str, case: ConvCase, **how: Any) -> None:
 
 
 @interpreted
-@calls(30)
+@calls(10)
 @given(**attention)
 def test_attention_in_triton(case: AttnCase, **how: Any) -> None:
     check_attention(make_inputs(case, **how), "triton")
 
 
 @interpreted
-@calls(30)
+@calls(10)
 @given(**patches)
 def test_patch_embed_in_triton(case: PatchCase, mode: str, **how: Any) -> None:
     check_patch_embed(make_patch_inputs(case, mode, **how), "triton")
 
 
 @interpreted
-@calls(30)
+@calls(10)
 @given(**convolutions)
 def test_convolution_in_triton(case: ConvCase, **how: Any) -> None:
     check_convolution(make_conv_inputs(case, **how), "triton")

@@ -184,7 +184,7 @@ def gradients(
 def _image_gradient(call: Call, grad: Tensor) -> Tensor:
     """Lay the gradients of the patches side by side; patches do not overlap."""
     image = call.image
-    rows = _gemm.linear(grad, kernel_matrix(call).t().contiguous())
+    rows = _gemm.linear(grad, kernel_matrix(call).t())
     result = image.new_zeros(image.shape)
     cut = patches(call._replace(image=result))
     cut.copy_(rows.view(cut.shape))
