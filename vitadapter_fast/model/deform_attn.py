@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""Query tokens and value tokens on grids in, attended tokens out."""
+"""Query tokens and value tokens on grids in, query tokens that have attended out."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from .linear import norm_linear, residual_linear
 
 
 class DeformAttn(nn.Module):
@@ -72,21 +73,30 @@ class DeformAttn(nn.Module):
         self,
         query: Tensor,
         query_hw: Sequence[tuple[int, int]],
+        query_norm: nn.LayerNorm,
         feature: Tensor,
         level_hw: Sequence[tuple[int, int]],
+        feature_norm: nn.LayerNorm,
+        gamma: Tensor | None = None,
     ) -> Tensor:
-        """Return attended tokens, [B, Q, C].
+        """Return query + gamma * attention(query_norm(query), feature_norm(feature)), [B, Q, C].
 
         Args:
             query: [B, Q, C].
             query_hw: (h, w) of the query grids; products sum to Q.
+            query_norm: Normalization of the queries.
             feature: [B, S, C].
             level_hw: (h, w) of the value maps; products sum to S.
+            feature_norm: Normalization of the features.
+            gamma: [C], or None for 1.
         """
         heads = (self.num_heads, self.num_levels, self.num_points)
-        value = torch.unflatten(self.value_proj(feature), 2, (self.num_heads, -1))
-        offsets = torch.unflatten(self.sampling_offsets(query), 2, (*heads, 2))
-        logits = torch.unflatten(self.attention_weights(query), 2, heads)
+        value = norm_linear(feature, feature_norm, self.value_proj)
+        value = torch.unflatten(value, 2, (self.num_heads, -1))
+        # The kernels read both where the one product leaves them.
+        both = norm_linear(query, query_norm, self.sampling_offsets, self.attention_weights)
+        offsets, logits = torch.split(both, [2 * math.prod(heads), math.prod(heads)], dim=2)
+        offsets = torch.unflatten(offsets, 2, (*heads, 2))
+        logits = torch.unflatten(logits, 2, heads)
         attended = ops.ms_deform_attn_grid(value, level_hw, query_hw, offsets, logits)
-        out: Tensor = self.output_proj(attended)
-        return out
+        return residual_linear(query, attended, self.output_proj, gamma=gamma)

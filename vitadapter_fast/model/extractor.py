@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ..ops import dwconv_gelu
 from .deform_attn import DeformAttn
 from .grid import Grids
+from .linear import norm_linear, residual_linear
 from .vit import LAYER_NORM_EPS, DropPath
 
 
@@ -50,14 +51,14 @@ class Extractor(nn.Module):
 
     def forward(self, c: Tensor, x: Tensor, grids: Grids) -> Tensor:
         """Return prior tokens, [B, Q, C], from prior tokens ``c`` and ViT tokens ``x``."""
-        c = c + self.attn(self.query_norm(c), grids.prior_hw, self.feat_norm(x), (grids.vit_hw,))
+        c = self.attn(c, grids.prior_hw, self.query_norm, x, (grids.vit_hw,), self.feat_norm)
         if self.with_cffn:
-            c = self.drop_path(c, self.ffn(self.ffn_norm(c), grids))
+            c = self.ffn(c, grids, self.ffn_norm, self.drop_path(c))
         return c
 
 
 class ConvFFN(nn.Module):
-    """Two linear layers with a depthwise convolution and GELU between them."""
+    """Add two linear layers with a depthwise convolution and GELU between them."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         """Create the layers.
@@ -79,10 +80,19 @@ class ConvFFN(nn.Module):
         self.dwconv = DepthwiseConv(hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
 
-    def forward(self, c: Tensor, grids: Grids) -> Tensor:
-        """Map prior tokens, [B, Q, C], to the same shape."""
-        out: Tensor = self.fc2(self.dwconv(self.fc1(c), grids))
-        return out
+    def forward(
+        self, c: Tensor, grids: Grids, norm: nn.LayerNorm, kept: Tensor | None = None
+    ) -> Tensor:
+        """Return c + kept * ffn(norm(c)), [B, Q, C].
+
+        Args:
+            c: Prior tokens, [B, Q, C].
+            grids: Sizes of the token grids.
+            norm: Normalization before the first layer.
+            kept: A factor for each sample, [B, 1, 1], or None for 1.
+        """
+        hidden = self.dwconv(norm_linear(c, norm, self.fc1), grids)
+        return residual_linear(c, hidden, self.fc2, kept=kept)
 
 
 class DepthwiseConv(nn.Module):

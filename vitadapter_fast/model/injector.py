@@ -36,5 +36,7 @@ class Injector(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor, grids: Grids) -> Tensor:
         """Return ViT tokens, [B, h * w, C], from ViT tokens ``x`` and prior tokens ``c``."""
-        attended = self.attn(self.query_norm(x), (grids.vit_hw,), self.feat_norm(c), grids.prior_hw)
-        return torch.addcmul(x, self.gamma, attended)
+        out: Tensor = self.attn(
+            x, (grids.vit_hw,), self.query_norm, c, grids.prior_hw, self.feat_norm, self.gamma
+        )
+        return out

@@ -3,6 +3,8 @@
 """ViT tokens and prior tokens in, the same two after one stage out."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from .extractor import Extractor
 from .grid import Grids
 from .injector import Injector
+from .norm import keep_statistics
 from .vit import Block
 
 
@@ -66,8 +69,19 @@ class Interaction(nn.Module):
         return x, c
 
     def _run(self, module: nn.Module, *args: Any) -> Tensor:
-        if self.with_cp and self.training and torch.is_grad_enabled():
-            out: Tensor = checkpoint(module, *args, use_reentrant=False)
-        else:
-            out = module(*args)
+        out: Tensor = run(module, *args, with_cp=self.with_cp)
         return out
+
+
+def run(module: nn.Module, *args: Any, with_cp: bool) -> Any:
+    """Return ``module(*args)``; with ``with_cp``, training runs it again for its activations."""
+    if not (with_cp and module.training and torch.is_grad_enabled()):
+        return module(*args)
+    if torch.compiler.is_compiling():
+        return checkpoint(module, *args, use_reentrant=False)
+    contexts = partial(_contexts, module)
+    return checkpoint(module, *args, use_reentrant=False, context_fn=contexts)
+
+
+def _contexts(module: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    return nullcontext(), keep_statistics(module)

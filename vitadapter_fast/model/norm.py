@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The name of a normalization in, its layer out: one choice for the whole adapter."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 NORMS = ("auto", "BN", "SyncBN", "GN")
 
@@ -29,6 +32,46 @@ def make_norm(kind: str, channels: int) -> nn.Module:
         groups = max(count for count in range(1, 33) if channels % count == 0)
         return nn.GroupNorm(groups, channels)
     raise ValueError(f"make_norm: kind must be one of {', '.join(NORMS)}, got {kind!r}")
+
+
+def is_constant(norm: nn.Module) -> bool:
+    """Return whether ``norm`` is a batch norm that scales and shifts by its running statistics."""
+    return (
+        type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+        and not norm.training
+        and isinstance(norm.running_var, Tensor)
+        and isinstance(norm.weight, Tensor)
+        and not (norm._forward_hooks or norm._forward_pre_hooks)
+    )
+
+
+def as_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return scale and shift, [C] each, of a norm that ``is_constant``."""
+    assert isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
+
+
+@contextmanager
+def keep_statistics(module: nn.Module) -> Iterator[None]:
+    """Let the batch norms of ``module`` normalize without updating their running statistics.
+
+    For a forward pass that repeats one, as checkpointing does.
+    """
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    updating = [norm for norm in norms if norm.track_running_stats and norm.training]
+    momenta = [norm.momentum for norm in updating]
+    # Without tracking they would keep fewer tensors than at first, which checkpointing refuses.
+    for norm in updating:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(updating, momenta, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.sub_(1)
 
 
 def _cuda_process_group_exists() -> bool:

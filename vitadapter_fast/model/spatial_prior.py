@@ -3,10 +3,11 @@
 """Image in; a map at 1/4 and prior tokens at 1/8, 1/16 and 1/32 out."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .grid import map_to_tokens
-from .norm import make_norm
+from .norm import as_affine, is_constant, make_norm
 
 
 class SpatialPrior(nn.Module):
@@ -47,15 +48,41 @@ class SpatialPrior(nn.Module):
             level_embed: [3, C], added to the tokens at 1/8, 1/16 and 1/32, which are concatenated
                 in that order.
         """
-        at_4 = self.stem(image)
-        at_8 = self.conv2(at_4)
-        at_16 = self.conv3(at_8)
-        at_32 = self.conv4(at_16)
-        maps = self.fc2(at_8), self.fc3(at_16), self.fc4(at_32)
-        tokens = [
-            map_to_tokens(level) + embed for level, embed in zip(maps, level_embed, strict=True)
-        ]
+        # Channels last: the fastest for convolutions on CPUs and tensor cores, and tokens already.
+        at_4 = conv_norm_relu(image.contiguous(memory_format=torch.channels_last), self.stem)
+        at_8 = conv_norm_relu(at_4, self.conv2)
+        at_16 = conv_norm_relu(at_8, self.conv3)
+        at_32 = conv_norm_relu(at_16, self.conv4)
+        levels = zip((self.fc2, self.fc3, self.fc4), (at_8, at_16, at_32), level_embed, strict=True)
+        tokens = [_project(level, layer, embed) for layer, level, embed in levels]
         return self.fc1(at_4), torch.cat(tokens, dim=1)
+
+
+def conv_norm_relu(x: Tensor, layers: nn.Sequential) -> Tensor:
+    """Run convolutions, each followed by a norm and ReLU, and what else ``layers`` holds.
+
+    A batch norm that uses its running statistics is folded into its convolution.
+    """
+    rest = iter(layers)
+    for layer in rest:
+        if not isinstance(layer, nn.Conv2d):
+            x = layer(x)
+            continue
+        norm, relu = next(rest), next(rest)
+        if is_constant(norm) and type(layer) is nn.Conv2d and not layer._forward_hooks:
+            scale, shift = as_affine(norm)
+            weight = layer.weight * scale[:, None, None, None]
+            x = relu(F.conv2d(x, weight, shift, layer.stride, layer.padding))
+        else:
+            x = relu(norm(layer(x)))
+    return x
+
+
+def _project(feature_map: Tensor, layer: nn.Conv2d, embed: Tensor) -> Tensor:
+    """1 x 1 convolution of a map to tokens, [B, h * w, C], plus an embedding, [C]."""
+    if type(layer) is not nn.Conv2d or layer._forward_hooks or layer.bias is None:
+        return map_to_tokens(layer(feature_map)) + embed
+    return map_to_tokens(F.conv2d(feature_map, layer.weight, layer.bias + embed))
 
 
 def _conv_norm_relu(in_channels: int, out_channels: int, stride: int, norm: str) -> list[nn.Module]:

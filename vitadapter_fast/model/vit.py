@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .linear import activate, norm_linear, residual_linear
+
 LAYER_NORM_EPS = 1e-6
 FFNS = ("mlp", "swiglu")
 
@@ -74,13 +76,13 @@ class Block(nn.Module):
             x: [B, h * w, C]; with global attention any number of tokens.
             hw: (h, w) of the token grid; global attention does not use it.
         """
-        x = self.drop_path(x, self.attn(self.norm1(x), hw), self.gamma1)
-        x = self.drop_path(x, self.mlp(self.norm2(x)), self.gamma2)
+        x = self.attn(x, hw, self.norm1, self.gamma1, self.drop_path(x))
+        x = self.mlp(x, self.norm2, self.gamma2, self.drop_path(x))
         return x
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, among all tokens or within square windows of the grid."""
+    """Add multi-head self-attention, among all tokens or within square windows of the grid."""
 
     def __init__(
         self,
@@ -118,9 +120,24 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop)
 
-    def forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
-        """Return tokens [B, N, C] from tokens of that shape on an (h, w) grid."""
-        qkv = self.qkv(x)
+    def forward(
+        self,
+        x: Tensor,
+        hw: tuple[int, int],
+        norm: nn.LayerNorm,
+        gamma: Tensor | None = None,
+        kept: Tensor | None = None,
+    ) -> Tensor:
+        """Return x + kept * gamma * attention(norm(x)), [B, N, C].
+
+        Args:
+            x: [B, N, C].
+            hw: (h, w) of the token grid; global attention does not use it.
+            norm: Normalization of the tokens that attend.
+            gamma: [C], or None for 1.
+            kept: A factor for each sample, [B, 1, 1], or None for 1.
+        """
+        qkv = norm_linear(x, norm, self.qkv)
         if self.window_size is None:
             attended = self._attend(qkv)
         else:
@@ -128,8 +145,8 @@ class Attention(nn.Module):
             # masked: it takes its share of the softmax, as weights trained upstream expect.
             windows = partition_windows(qkv, hw, self.window_size)
             attended = merge_windows(self._attend(windows), hw, self.window_size)
-        out: Tensor = self.proj_drop(self.proj(attended))
-        return out
+        drop = _active_rate(self.proj_drop)
+        return residual_linear(x, attended, self.proj, gamma=gamma, kept=kept, drop=drop)
 
     def _attend(self, qkv: Tensor) -> Tensor:
         """[B, N, 3 * C] -> [B, N, C]."""
@@ -179,7 +196,7 @@ def merge_windows(windows: Tensor, hw: tuple[int, int], size: int) -> Tensor:
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between them."""
+    """Add two linear layers with GELU between them."""
 
     def __init__(self, dim: int, ratio: float, drop: float) -> None:
         """Create the layers: ``dim`` channels, ``ratio`` times as many hidden, dropout ``drop``."""
@@ -188,14 +205,25 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(int(dim * ratio), dim)
         self.drop = nn.Dropout(drop)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, N, C] to the same shape."""
-        out: Tensor = self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
-        return out
+    def forward(
+        self,
+        x: Tensor,
+        norm: nn.LayerNorm,
+        gamma: Tensor | None = None,
+        kept: Tensor | None = None,
+    ) -> Tensor:
+        """Return x + kept * gamma * mlp(norm(x)), [B, N, C]; arguments as of ``Attention``."""
+        hidden = norm_linear(x, norm, self.fc1)
+        activation, drop = "gelu", _active_rate(self.drop)
+        if drop > 0.0:
+            hidden, activation = self.drop(activate(hidden, activation)), "none"
+        return residual_linear(
+            x, hidden, self.fc2, activation=activation, gamma=gamma, kept=kept, drop=drop
+        )
 
 
 class SwiGLU(nn.Module):
-    """A gated feed-forward: w3(silu(gate) * value).
+    """Add a gated feed-forward: w3(silu(gate) * value).
 
     Source: Shazeer 2020, arXiv:2002.05202; sizes: Oquab et al. 2023, arXiv:2304.07193.
     """
@@ -215,15 +243,23 @@ class SwiGLU(nn.Module):
         self.w3 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, N, C] to the same shape."""
-        gate, value = self.w12(x).chunk(2, dim=-1)
-        out: Tensor = self.drop(self.w3(F.silu(gate) * value))
-        return out
+    def forward(
+        self,
+        x: Tensor,
+        norm: nn.LayerNorm,
+        gamma: Tensor | None = None,
+        kept: Tensor | None = None,
+    ) -> Tensor:
+        """Return x + kept * gamma * swiglu(norm(x)), [B, N, C]; arguments as of ``Attention``."""
+        hidden = norm_linear(x, norm, self.w12)
+        drop = _active_rate(self.drop)
+        return residual_linear(
+            x, hidden, self.w3, activation="swiglu", gamma=gamma, kept=kept, drop=drop
+        )
 
 
 class DropPath(nn.Module):
-    """Add a branch to the tokens; in training, drop it for whole samples and scale up the rest.
+    """Draw which samples keep a branch in training; they are scaled up for those that do not.
 
     Source: Huang et al. 2016, arXiv:1603.09382.
     """
@@ -233,18 +269,13 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor, branch: Tensor, gamma: Tensor | None = None) -> Tensor:
-        """Return ``x`` + gamma * ``branch``, the second term dropped or scaled for each sample.
+    def forward(self, x: Tensor) -> Tensor | None:
+        """Return a factor for the branch of each sample of ``x``, [B, 1, 1], or None for 1."""
+        if self.rate == 0.0 or not self.training:
+            return None
+        keep = 1.0 - self.rate
+        return x.new_empty(x.shape[0], 1, 1).bernoulli_(keep).div_(keep)
 
-        Args:
-            x: [B, N, C].
-            branch: [B, N, C].
-            gamma: [C], or None for 1.
-        """
-        # Small factors first: then the tokens are read and written once instead of three times.
-        scale = gamma
-        if self.rate > 0.0 and self.training:
-            keep = 1.0 - self.rate
-            kept = x.new_empty(x.shape[0], 1, 1).bernoulli_(keep).div_(keep)
-            scale = kept if gamma is None else kept * gamma
-        return x + branch if scale is None else torch.addcmul(x, scale, branch)
+
+def _active_rate(dropout: nn.Dropout) -> float:
+    return dropout.p if dropout.training else 0.0

@@ -24,7 +24,7 @@ from .deform_attn import DeformAttn
 from .extractor import Extractor
 from .grid import STRIDES, crop_maps, grids_of, pad_image
 from .injector import Injector
-from .interaction import Interaction
+from .interaction import Interaction, run
 from .norm import NORMS, make_norm
 from .patch_embed import PatchEmbed
 from .pyramid import feature_pyramid
@@ -116,8 +116,8 @@ class ViTAdapter(nn.Module):
             layer_scale: Whether the ViT's branches are scaled by learned gammas.
             window_attn: Whether attention is windowed, for all blocks or each.
             window_size: Side of a window in tokens, for all blocks or each; unused where global.
-            with_cp: Whether training recomputes the activations of blocks, injectors and extractors
-                instead of keeping them: less memory, the same gradients.
+            with_cp: Whether training recomputes the activations of the spatial prior, blocks,
+                injectors and extractors instead of keeping them: less memory, the same gradients.
             pretrained: Checkpoint in any format that ``load_checkpoint`` knows, or None.
             patch_method: How the patch kernel of a checkpoint of another patch size is resized:
                 "bilinear" as the original's converter does, or "pi", FlexiViT's resize, whose
@@ -170,6 +170,7 @@ class ViTAdapter(nn.Module):
         self.add_vit_feature = add_vit_feature
         self.vit_features = vit_features
         self.has_frozen_vit = frozen_vit
+        self.with_cp = with_cp
         self._stage_bounds = bounds
 
         side = pretrain_size // patch_size
@@ -255,7 +256,9 @@ class ViTAdapter(nn.Module):
 
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.has_frozen_vit):
             x = self.pos_drop(self.patch_embed(padded, self.pos_embed))
-        map_4, c = self.spm(padded, self.level_embed)
+        # A compiler cannot tell a second run from a first, which moves the running statistics.
+        with_cp = self.with_cp and not torch.compiler.is_compiling()
+        map_4, c = run(self.spm, padded, self.level_embed, with_cp=with_cp)
 
         vit_tokens = []
         for interaction, (first, last) in zip(self.interactions, self._stage_bounds, strict=True):

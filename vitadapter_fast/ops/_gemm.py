@@ -16,20 +16,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return ``rows @ weight.T + bias``, [N, C]; records no gradients.
+def linear(
+    rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, plus: Tensor | None = None
+) -> Tensor:
+    """Return ``rows @ weight.T + bias + plus``, [N, C]; records no gradients.
 
     Args:
         rows: [N, K] of any strides.
         weight: [C, K] of any strides, in the same dtype.
         bias: [C] or None.
+        plus: [N, C] or None.
     """
     if not _by_onednn(rows, weight):
-        return F.linear(rows, weight, bias)
-    product: Tensor = _ONEDNN(rows, weight, bias, "none", [], "")
-    return product
+        product = F.linear(rows, weight, bias)
+        return product if plus is None else product.add_(plus)
+    result: Tensor
+    if plus is None:
+        result = _ONEDNN(rows, weight, bias, "none", [], "")
+    else:
+        result = _ONEDNN.binary(rows, plus.contiguous(), weight, bias, "add")
+    return result
 
 
 def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
@@ -44,7 +53,9 @@ def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
 
 def _by_onednn(rows: Tensor, weight: Tensor) -> bool:
     return (
-        rows.device.type == "cpu"
+        type(rows) in _PLAIN  # fake tensors, and others that only look like dense ones, go to torch
+        and type(weight) in _PLAIN
+        and rows.device.type == "cpu"
         and rows.dtype == weight.dtype == torch.float32
         and _ONEDNN is not None
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

@@ -1,0 +1,262 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens in, projected tokens out: linear layers with the norm before and the residual after them.
+
+Layer by layer, torch keeps every intermediate for the backward pass. The functions here keep what
+cannot be had again for nearly nothing: normalized tokens, activations and scaled branches are
+computed anew. A LayerScale costs no pass at all, since it is folded into the weight, and so is its
+gradient: with G = grad.T @ rows, the gradient of the weight is gamma * G, that of gamma G . weight.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from ..ops import _gemm
+
+
+def norm_linear(x: Tensor, norm: nn.LayerNorm, *layers: nn.Linear) -> Tensor:
+    """Return the results of all ``layers`` on ``norm(x)``, side by side: [B, N, sum of C].
+
+    Args:
+        x: Tokens, [B, N, K].
+        norm: Over the last dimension.
+        layers: From K channels to any; one matrix product computes them all.
+    """
+    dtype = _fused_dtype(x, norm, *layers)
+    if dtype is None or len({layer.bias is None for layer in layers}) > 1:
+        normalized = norm(x)
+        outs = [layer(normalized) for layer in layers]
+        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
+    weights = [layer.weight for layer in layers]
+    biases = [layer.bias for layer in layers]
+    result: Tensor = _NormLinear.apply(  # type: ignore[no-untyped-call]
+        x, norm.weight, norm.bias, norm.eps, dtype, *weights, *biases
+    )
+    return result
+
+
+def residual_linear(
+    x: Tensor,
+    hidden: Tensor,
+    layer: nn.Linear,
+    *,
+    activation: str = "none",
+    gamma: Tensor | None = None,
+    kept: Tensor | None = None,
+    drop: float = 0.0,
+) -> Tensor:
+    """Return x + kept * gamma * layer(activation(hidden)), [B, N, C].
+
+    Args:
+        x: Tokens, [B, N, C].
+        hidden: [B, N, K]; for "swiglu", whose activation is silu(first half) * second half,
+            [B, N, 2 * K].
+        layer: From K channels to C.
+        activation: "none", "gelu" (exact) or "swiglu".
+        gamma: [C], or None for 1.
+        kept: A factor for each sample, [B, 1, 1], without gradient; or None for 1.
+        drop: Dropout rate of the layer's result; 0 outside of training.
+    """
+    dtype = _fused_dtype(x, layer) if drop == 0.0 else None
+    if dtype is None:
+        branch = F.dropout(layer(activate(hidden, activation)), drop)
+        # Small factors first: then the tokens are read and written once instead of three times.
+        scale = gamma if kept is None else kept if gamma is None else kept * gamma
+        return x + branch if scale is None else torch.addcmul(x, scale, branch)
+    result: Tensor = _ResidualLinear.apply(  # type: ignore[no-untyped-call]
+        x, hidden, layer.weight, layer.bias, gamma, kept, activation, dtype
+    )
+    return result
+
+
+def activate(hidden: Tensor, activation: str) -> Tensor:
+    """Return the activation of ``residual_linear``."""
+    if activation == "gelu":
+        return F.gelu(hidden)
+    if activation == "swiglu":
+        gate, value = hidden.chunk(2, dim=-1)
+        return F.silu(gate) * value
+    return hidden
+
+
+def _activate_backward(grad: Tensor, hidden: Tensor, activation: str) -> Tensor:
+    if activation == "gelu":
+        grad_hidden: Tensor = torch.ops.aten.gelu_backward(grad, hidden)
+        return grad_hidden
+    if activation == "swiglu":
+        gate, value = hidden.chunk(2, dim=-1)
+        grad_gate = torch.ops.aten.silu_backward(grad * value, gate)
+        return torch.cat([grad_gate, grad * F.silu(gate)], dim=-1)
+    return grad
+
+
+def _fused_dtype(x: Tensor, *modules: nn.Module) -> torch.dtype | None:
+    """Return the dtype of the matrix product, or None where torch's layers have to be called.
+
+    A compiler fuses them itself. Layers that someone has wrapped, hooked or sharded are theirs.
+    """
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return None
+    if any(_is_altered(module) for module in modules):
+        return None
+    weights = [module.weight for module in modules]
+    if any(weight.dtype != weights[0].dtype for weight in weights):
+        return None
+    device, wanted = x.device.type, weights[0].dtype
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        low = torch.get_autocast_dtype(device)
+        return low if wanted == torch.float32 and x.dtype in (low, wanted) else None
+    return x.dtype if x.dtype == wanted else None
+
+
+def _is_altered(module: nn.Module) -> bool:
+    return (
+        type(module) not in (nn.Linear, nn.LayerNorm)
+        or is_traceable_wrapper_subclass(module.weight)
+        or bool(
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+        )
+    )
+
+
+class _NormLinear(torch.autograd.Function):
+    """Keeps the tokens and two statistics of each."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        eps: float,
+        dtype: torch.dtype,
+        *parameters: Tensor | None,
+    ) -> Tensor:
+        normalized, mean, rstd = _normalize(x, norm_weight, norm_bias, eps)
+        ctx.save_for_backward(x, mean, rstd, norm_weight, norm_bias, *parameters)
+        ctx.eps, ctx.dtype = eps, dtype
+        half = len(parameters) // 2
+        weight, bias = _join(parameters[:half], dtype), _join(parameters[half:], dtype)
+        assert weight is not None
+        rows = _rows(normalized, dtype)
+        return _gemm.linear(rows, weight, bias).view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, rstd, norm_weight, norm_bias, *parameters = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        half = len(parameters) // 2
+        weights = parameters[:half]
+        sizes = [weight.shape[0] for weight in weights]
+        grad = _rows(grad, ctx.dtype)
+
+        grads: list[Tensor | None] = [None, None, None, None, None]
+        if any(needs[:3]):
+            weight = _join(weights, ctx.dtype)
+            assert weight is not None
+            source = x.to(norm_weight.dtype)
+            grad_normalized = _gemm.linear(grad, weight.t()).view(x.shape).to(source.dtype)
+            grads[:3] = torch.ops.aten.native_layer_norm_backward(
+                grad_normalized, source, x.shape[-1:], mean, rstd, norm_weight, norm_bias, needs[:3]
+            )
+            grads[0] = None if grads[0] is None else grads[0].to(x.dtype)
+        grad_weights: list[Tensor | None] = [None] * half
+        if any(needs[5 : 5 + half]):
+            normalized = _normalize(x, norm_weight, norm_bias, ctx.eps)[0]
+            product = _gemm.weight_gradient(grad, _rows(normalized, ctx.dtype))
+            grad_weights = list(torch.split(product.to(weights[0].dtype), sizes))
+        grad_biases: list[Tensor | None] = [None] * half
+        if any(needs[5 + half :]):
+            grad_biases = list(torch.split(grad.sum(0, dtype=weights[0].dtype), sizes))
+        return (*grads, *grad_weights, *grad_biases)
+
+
+class _ResidualLinear(torch.autograd.Function):
+    """Keeps what the activation reads."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        gamma: Tensor | None,
+        kept: Tensor | None,
+        activation: str,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        ctx.save_for_backward(hidden, weight, bias, gamma, kept)
+        ctx.activation, ctx.dtype = activation, dtype
+        rows = _rows(activate(hidden, activation), dtype)
+        scaled = _scaled(weight, gamma).to(dtype)
+        shift = None if bias is None else (bias if gamma is None else gamma * bias).to(dtype)
+        if kept is None and x.dtype == dtype:
+            return _gemm.linear(rows, scaled, shift, plus=_rows(x, dtype)).view(x.shape)
+        branch = _gemm.linear(rows, scaled, shift).view(x.shape)
+        return x + branch if kept is None else torch.addcmul(x, kept.to(x.dtype), branch)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, gamma, kept = ctx.saved_tensors
+        needs_x, needs_hidden, needs_weight, needs_bias, needs_gamma = ctx.needs_input_grad[:5]
+        rows = _rows(grad if kept is None else grad * kept, ctx.dtype)
+
+        grad_hidden = grad_weight = grad_bias = grad_gamma = None
+        if needs_hidden:
+            scaled = _scaled(weight, gamma).to(ctx.dtype)
+            back = _gemm.linear(rows, scaled.t()).view(*grad.shape[:-1], weight.shape[1])
+            grad_hidden = _activate_backward(back.to(hidden.dtype), hidden, ctx.activation)
+        if needs_bias or needs_gamma:
+            total = rows.sum(0, dtype=weight.dtype)
+            grad_bias = total if gamma is None else gamma * total
+        if needs_weight or needs_gamma:
+            activated = _rows(activate(hidden, ctx.activation), ctx.dtype)
+            grad_weight = _gemm.weight_gradient(rows, activated).to(weight.dtype)
+            if gamma is not None:
+                if needs_gamma:
+                    grad_gamma = torch.linalg.vecdot(grad_weight, weight)
+                    grad_gamma = grad_gamma if bias is None else grad_gamma + bias * total
+                grad_weight = _scaled(grad_weight, gamma)
+        return (
+            grad if needs_x else None,
+            grad_hidden,
+            grad_weight if needs_weight else None,
+            grad_bias if needs_bias else None,
+            grad_gamma,
+            None,
+            None,
+            None,
+        )
+
+
+def _normalize(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return normalized tokens, mean and 1 / deviation, as nn.LayerNorm computes them."""
+    return torch.native_layer_norm(x.to(weight.dtype), x.shape[-1:], weight, bias, eps)
+
+
+def _rows(tokens: Tensor, dtype: torch.dtype) -> Tensor:
+    return tokens.reshape(-1, tokens.shape[-1]).to(dtype)
+
+
+def _join(parts: tuple[Tensor | None, ...] | list[Tensor], dtype: torch.dtype) -> Tensor | None:
+    tensors = [part for part in parts if part is not None]
+    if len(tensors) < 2:
+        return tensors[0].to(dtype) if tensors else None
+    return torch.cat(tensors).to(dtype)
+
+
+def _scaled(weight: Tensor, gamma: Tensor | None) -> Tensor:
+    return weight if gamma is None else gamma[:, None] * weight
