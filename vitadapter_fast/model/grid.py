@@ -39,19 +39,23 @@ def pad_image(image: Tensor) -> Tensor:
     return F.pad(image, (0, pad_w, 0, pad_h)) if pad_h or pad_w else image
 
 
-def crop_maps(maps: Sequence[Tensor], image_hw: tuple[int, int]) -> list[Tensor]:
-    """Crop maps at strides 4, 8, 16, 32 to ceil(``image_hw`` / stride), each contiguous NCHW."""
+def crop_maps(
+    maps: Sequence[Tensor], image_hw: tuple[int, int], memory_format: torch.memory_format
+) -> list[Tensor]:
+    """Crop maps at strides 4, 8, 16, 32 to ceil(``image_hw`` / stride), in a memory format."""
     H, W = image_hw
     return [
         # -(-a // b) is the ceiling of a / b.
-        feature_map[:, :, : -(-H // stride), : -(-W // stride)].contiguous()
+        feature_map[:, :, : -(-H // stride), : -(-W // stride)].contiguous(
+            memory_format=memory_format
+        )
         for feature_map, stride in zip(maps, STRIDES, strict=True)
     ]
 
 
 def tokens_to_map(tokens: Tensor, hw: tuple[int, int]) -> Tensor:
-    """Lay out tokens [B, h * w, C] as a contiguous map [B, C, h, w]."""
-    return torch.unflatten(tokens.transpose(1, 2), 2, hw).contiguous()
+    """View tokens [B, h * w, C] as a map [B, C, h, w], which is channels last."""
+    return torch.unflatten(tokens.transpose(1, 2), 2, hw)
 
 
 def map_to_tokens(feature_map: Tensor) -> Tensor:

@@ -87,6 +87,7 @@ class ViTAdapter(nn.Module):
         vit_features: str = "last",
         norm: str = "auto",
         frozen_vit: bool = False,
+        channels_last: bool = False,
     ) -> None:
         """Build the model; ``vit_adapter_s`` and its siblings know the published settings.
 
@@ -133,6 +134,8 @@ class ViTAdapter(nn.Module):
                 as trained checkpoints need, but are fixed as well. Untrained ones (``init_values``
                 0) do nothing, and DINOv3's adapter for frozen backbones leaves them out
                 (arXiv:2508.10104).
+            channels_last: Whether the output maps lie in memory with their channels last, as
+                convolutions on tensor cores want them; shapes and values are the same.
 
         Raises:
             ValueError: A setting is out of range or disagrees with another.
@@ -171,6 +174,7 @@ class ViTAdapter(nn.Module):
         self.vit_features = vit_features
         self.has_frozen_vit = frozen_vit
         self.with_cp = with_cp
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self._stage_bounds = bounds
 
         side = pretrain_size // patch_size
@@ -245,7 +249,7 @@ class ViTAdapter(nn.Module):
                 is padded inside with zeros on the right and bottom to multiples of 32.
 
         Returns:
-            Four contiguous NCHW tensors.
+            Four tensors, contiguous NCHW, or channels last if the model was built so.
 
         Raises:
             ValueError: The image has another shape or type.
@@ -273,7 +277,7 @@ class ViTAdapter(nn.Module):
         norms = (self.norm1, self.norm2, self.norm3, self.norm4)
         maps = feature_pyramid(c, map_4, vit_tokens, grids, self.up, norms)
         H, W = image.shape[2:]
-        return crop_maps(maps, (H, W))
+        return crop_maps(maps, (H, W), self.memory_format)
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode; a frozen ViT stays in eval mode."""
