@@ -15,6 +15,7 @@
 #include "dwconv_gelu/params.h"
 #include "ms_deform_attn/params.h"
 #include "patch_embed/params.h"
+#include "window_attention/params.h"
 
 namespace py = pybind11;
 
@@ -156,6 +157,38 @@ void def_dwconv_gelu(py::module_& module, const char* name) {
              "grad_sum"_a = 0, "partial_sums"_a = 0, "tiles"_a = 0);
 }
 
+template <void (*launch)(const WindowAttentionParams&)>
+void def_window_attention(py::module_& module, const char* name) {
+  using py::literals::operator""_a;
+  using Strides = std::pair<int64_t, int64_t>;
+  auto run = [](Address qkv, int dtype, Strides qkv_strides, int64_t batch, int64_t heads,
+                int64_t channels, std::pair<int32_t, int32_t> hw, int64_t window_size, Address out,
+                Address logsumexp, Address grad_out, Strides grad_out_strides, Address grad_qkv,
+                int num_threads) {
+    const WindowAttentionParams p{pointer(qkv),
+                                  qkv_strides.first,
+                                  qkv_strides.second,
+                                  static_cast<DType>(dtype),
+                                  batch,
+                                  heads,
+                                  channels,
+                                  {hw.first, hw.second},
+                                  window_size,
+                                  pointer(out),
+                                  pointer(logsumexp),
+                                  pointer(grad_out),
+                                  grad_out_strides.first,
+                                  grad_out_strides.second,
+                                  pointer(grad_qkv),
+                                  num_threads};
+    py::gil_scoped_release release;
+    launch(p);
+  };
+  module.def(name, run, py::kw_only(), "qkv"_a, "dtype"_a, "qkv_strides"_a, "batch"_a, "heads"_a,
+             "channels"_a, "hw"_a, "window_size"_a, "out"_a, "logsumexp"_a, "grad_out"_a = 0,
+             "grad_out_strides"_a = Strides{0, 0}, "grad_qkv"_a = 0, "num_threads"_a = 1);
+}
+
 // The fields of Bicubic but for antialias.
 using Axis = std::array<int, 7>;
 
@@ -232,6 +265,8 @@ PYBIND11_MODULE(_C, module) {
   def_dwconv_gelu<dwconv_gelu_forward_cpu>(module, "dwconv_gelu_forward_cpu");
   def_dwconv_gelu<dwconv_gelu_backward_cpu>(module, "dwconv_gelu_backward_cpu");
   def_resize_add<patch_embed_resize_add_cpu>(module, "patch_embed_resize_add_cpu");
+  def_window_attention<window_attention_forward_cpu>(module, "window_attention_forward_cpu");
+  def_window_attention<window_attention_backward_cpu>(module, "window_attention_backward_cpu");
 #if VITADAPTER_CUDA_KERNELS
   def_dwconv_gelu<dwconv_gelu_forward_cuda>(module, "dwconv_gelu_forward_cuda");
   def_dwconv_gelu<dwconv_gelu_backward_cuda>(module, "dwconv_gelu_backward_cuda");

@@ -196,6 +196,60 @@ def make_conv_inputs(
     return ConvInputs(case, normal(case.batch, case.num_tokens, case.channels), weight, bias)
 
 
+@dataclass(frozen=True)
+class WindowCase:
+    """One shape of the attention within windows."""
+
+    name: str
+    batch: int
+    heads: int
+    channels: int
+    hw: HW
+    window_size: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.batch, self.hw[0] * self.hw[1], 3, self.heads, self.channels
+
+
+# Real grids, with fewer heads to keep the float64 reference quick.
+REAL_WINDOW = [
+    WindowCase("image_of_512", 1, 2, 64, (32, 32), 14),
+    WindowCase("image_of_448_in_whole_windows", 1, 2, 64, (28, 28), 14),
+    WindowCase("image_of_320_by_272", 2, 1, 64, (20, 17), 14),
+]
+
+AWKWARD_WINDOW = [
+    WindowCase("one_token", 2, 2, 64, (1, 1), 14),
+    WindowCase("grid_smaller_than_the_window", 2, 2, 40, (5, 3), 7),
+    WindowCase("windows_of_one_token", 1, 2, 8, (3, 4), 1),
+    WindowCase("prime_sizes", 2, 3, 16, (11, 13), 7),
+    WindowCase("odd_channels", 1, 2, 5, (4, 9), 3),
+    WindowCase("one_channel", 1, 3, 1, (4, 4), 3),
+    WindowCase("forty_channels", 1, 1, 40, (7, 8), 5),
+    WindowCase("wide_head", 1, 1, 131, (3, 5), 4),
+    WindowCase("one_row", 2, 1, 24, (1, 19), 4),
+    WindowCase("window_of_the_whole_grid", 1, 2, 32, (9, 9), 9),
+    WindowCase("empty_batch", 0, 2, 8, (3, 3), 2),
+]
+
+ALL_WINDOW = REAL_WINDOW + AWKWARD_WINDOW
+
+
+def make_qkv(
+    case: WindowCase,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+    spread: float = 1.5,
+) -> Tensor:
+    """Make queries, keys and values whose logits are of a size that makes a softmax uneven."""
+    generator = torch.Generator().manual_seed(seed)
+    qkv = spread * torch.randn(case.shape, generator=generator, dtype=torch.float64)
+    return qkv.to(device, dtype)
+
+
 def make_inputs(
     case: AttnCase,
     *,

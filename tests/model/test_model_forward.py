@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 from vitadapter_fast import ViTAdapter
 from vitadapter_fast.model.grid import pad_image
 from vitadapter_fast.model.norm import make_norm
-from vitadapter_fast.model.vit import merge_windows, partition_windows
+from vitadapter_fast.ops.window_attention.reference import merge_windows, partition_windows
 
 Build = Callable[..., ViTAdapter]
 STRIDES = (4, 8, 16, 32)

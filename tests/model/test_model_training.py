@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitadapter_fast import ViTAdapter
-from vitadapter_fast.model.vit import DropPath, Mlp
+from vitadapter_fast.model.vit import Attention, DropPath, Mlp
 
 Build = Callable[..., ViTAdapter]
 VIT_PARTS = ("pos_embed", "patch_embed.", "blocks.")
@@ -213,3 +213,15 @@ def test_sampling_starts_on_rays_one_pixel_apart(tiny: Build) -> None:
 def test_gamma_starts_at_init_values(tiny: Build) -> None:
     gammas = [stage.injector.gamma for stage in tiny(init_values=0.25).interactions]
     assert all((gamma == 0.25).all() for gamma in gammas)
+
+
+def test_windows_with_dropped_attention_are_those_of_the_op() -> None:
+    kwargs = {"dim": 16, "num_heads": 2, "window_size": 3}
+    dropping, plain = Attention(**kwargs, attn_drop=1e-12), Attention(**kwargs)
+    plain.load_state_dict(dropping.state_dict())
+    tokens, norm = torch.randn(2, 20, 16), nn.LayerNorm(16)
+    torch.testing.assert_close(dropping(tokens, (4, 5), norm), plain(tokens, (4, 5), norm))
+    dropping.attn_drop = 0.5
+    assert not torch.allclose(dropping(tokens, (4, 5), norm), plain(tokens, (4, 5), norm))
+    dropping.eval()
+    torch.testing.assert_close(dropping(tokens, (4, 5), norm), plain(tokens, (4, 5), norm))

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops import window_attention
+from ..ops.window_attention.reference import merge_windows, partition_windows
 from .linear import activate, norm_linear, residual_linear
 
 LAYER_NORM_EPS = 1e-6
@@ -140,11 +142,12 @@ class Attention(nn.Module):
         qkv = norm_linear(x, norm, self.qkv)
         if self.window_size is None:
             attended = self._attend(qkv)
-        else:
-            # Padded after the projection, so a padding key is zero rather than the bias. It is not
-            # masked: it takes its share of the softmax, as weights trained upstream expect.
+        elif self.attn_drop > 0.0 and self.training:
             windows = partition_windows(qkv, hw, self.window_size)
             attended = merge_windows(self._attend(windows), hw, self.window_size)
+        else:
+            heads = torch.unflatten(qkv, 2, (3, self.num_heads, -1))
+            attended = window_attention(heads, hw, self.window_size)
         drop = _active_rate(self.proj_drop)
         return residual_linear(x, attended, self.proj, gamma=gamma, kept=kept, drop=drop)
 
@@ -155,44 +158,6 @@ class Attention(nn.Module):
         dropout = self.attn_drop if self.training else 0.0
         out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         return out.transpose(1, 2).flatten(2)
-
-
-def partition_windows(tokens: Tensor, hw: tuple[int, int], size: int) -> Tensor:
-    """Cut a token grid into windows, with zeros on the right and bottom where it does not divide.
-
-    Args:
-        tokens: [B, h * w, K].
-        hw: (h, w) of the grid.
-        size: Side of a window in tokens.
-
-    Returns:
-        [B * rows * columns, size * size, K], windows in row-major order.
-    """
-    h, w = hw
-    grid = torch.unflatten(tokens, 1, hw)
-    if h % size or w % size:
-        grid = F.pad(grid, (0, 0, 0, -w % size, 0, -h % size))
-    rows = torch.unflatten(grid, 1, (-1, size))  # [B, rows, size, w, K]
-    windows = torch.unflatten(rows, 3, (-1, size)).transpose(2, 3)
-    return windows.flatten(0, 2).flatten(1, 2)
-
-
-def merge_windows(windows: Tensor, hw: tuple[int, int], size: int) -> Tensor:
-    """Undo ``partition_windows``.
-
-    Args:
-        windows: [B * rows * columns, size * size, K].
-        hw: (h, w) of the grid.
-        size: Side of a window in tokens.
-
-    Returns:
-        [B, h * w, K].
-    """
-    h, w = hw
-    rows, columns = -(-h // size), -(-w // size)
-    split = torch.unflatten(torch.unflatten(windows, 1, (size, size)), 0, (-1, rows, columns))
-    grid = split.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # [B, rows * size, columns * size, K]
-    return grid[:, :h, :w].flatten(1, 2)
 
 
 class Mlp(nn.Module):

@@ -7,6 +7,7 @@ from ._triton import tuning
 from .dwconv_gelu import dwconv_gelu
 from .ms_deform_attn import ms_deform_attn, ms_deform_attn_grid
 from .patch_embed import patch_embed
+from .window_attention import window_attention
 
 __all__ = [
     "backend",
@@ -15,4 +16,5 @@ __all__ = [
     "ms_deform_attn_grid",
     "patch_embed",
     "tuning",
+    "window_attention",
 ]

@@ -57,9 +57,12 @@ def _is_exporting() -> bool:
 
 
 def define_gradient(op: Op, setup_context: Op, backward: Op) -> None:
-    """Register the backward of ``op``; gradients of gradients are refused with a clear error."""
+    """Register the backward of ``op``; gradients of gradients are refused with a clear error.
 
-    def checked_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    Only the first output has a gradient; others are what backward needs again.
+    """
+
+    def checked_backward(ctx: Any, grad_out: Tensor, *rest: None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() and grad_out.requires_grad:
             raise NotImplementedError(
                 f"{op}: second derivatives (create_graph=True) are not implemented"

@@ -1,0 +1,40 @@
+// SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Checks what could corrupt memory and picks the instruction set.
+#include "common/check.h"
+#include "common/isa.h"
+#include "window_attention/params.h"
+
+namespace vitadapter {
+namespace avx2 {
+void window_attention_forward(const WindowAttentionParams&);
+void window_attention_backward(const WindowAttentionParams&);
+}  // namespace avx2
+namespace portable {
+void window_attention_forward(const WindowAttentionParams&);
+void window_attention_backward(const WindowAttentionParams&);
+}  // namespace portable
+
+namespace {
+
+void check(const WindowAttentionParams& p) {
+  VITADAPTER_CHECK(p.batch >= 0 && p.heads >= 0 && p.channels > 0,
+                   "window_attention: a size is negative");
+  VITADAPTER_CHECK(p.hw.h > 0 && p.hw.w > 0, "window_attention: a grid size must be positive");
+  VITADAPTER_CHECK(p.window_size > 0, "window_attention: the window must be positive");
+}
+
+}  // namespace
+
+void window_attention_forward_cpu(const WindowAttentionParams& p) {
+  check(p);
+  VITADAPTER_CPU_DISPATCH(window_attention_forward, p);
+}
+
+void window_attention_backward_cpu(const WindowAttentionParams& p) {
+  check(p);
+  VITADAPTER_CPU_DISPATCH(window_attention_backward, p);
+}
+
+}  // namespace vitadapter

@@ -1,0 +1,56 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""What one call carries, and every check of it, shared by the op's backends and its fake."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+class Call(NamedTuple):
+    """One call of ``window_attention``.
+
+    Attributes:
+        qkv: Queries, keys and values, [B, h * w, 3, M, D].
+        hw: h and w of the token grid.
+        window_size: Side of a window in tokens.
+    """
+
+    qkv: Tensor
+    hw: list[int]
+    window_size: int
+
+
+def check(call: Call) -> None:
+    """Raise ValueError unless shape, dtype and sizes agree."""
+    qkv, hw, window_size = call
+    if len(hw) != 2 or min(hw) < 1:
+        raise ValueError(
+            f"window_attention: hw must be the positive (h, w) of the token grid, got {tuple(hw)}"
+        )
+    if window_size < 1:
+        raise ValueError(
+            f"window_attention: window_size must be 1 token or more, got {window_size}"
+        )
+    if qkv.dim() != 5 or qkv.shape[2] != 3 or qkv.shape[3] < 1 or qkv.shape[4] < 1:
+        raise ValueError(
+            "window_attention: qkv must be [B, h * w, 3, M, D] with a head and a channel, got "
+            f"{tuple(qkv.shape)}; torch.unflatten(qkv, 2, (3, num_heads, -1)) makes it of a "
+            "projection"
+        )
+    if hw[0] * hw[1] != qkv.shape[1]:
+        raise ValueError(
+            f"window_attention: hw {tuple(hw)} must hold as many tokens as qkv, {qkv.shape[1]}"
+        )
+    if qkv.dtype not in FLOATS:
+        raise ValueError(f"window_attention: qkv must be a floating tensor, got {qkv.dtype}")
+
+
+def new_outputs(call: Call) -> tuple[Tensor, Tensor]:
+    """Return memory for the output, [B, h * w, M * D], and its logsumexp, [B, h * w, M]."""
+    B, N, _, M, D = call.qkv.shape
+    compute = torch.promote_types(call.qkv.dtype, torch.float32)
+    return call.qkv.new_empty(B, N, M * D), call.qkv.new_empty(B, N, M, dtype=compute)

@@ -1,0 +1,82 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Queries, keys and values in; attended tokens out. The definition, in plain PyTorch."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._call import Call
+
+
+def unsupported_reason(call: Call) -> str | None:
+    """Return None: plain PyTorch runs everywhere."""
+    return None
+
+
+def forward(call: Call) -> tuple[Tensor, Tensor]:
+    """Return the attended tokens, [B, h * w, M * D], and logsumexp of the logits, [B, h * w, M]."""
+    return _attend(call)
+
+
+def backward(call: Call, grad_out: Tensor, out: Tensor, logsumexp: Tensor) -> Tensor:
+    """Return the gradient of qkv, [B, h * w, 3, M, D]."""
+    leaf = call.qkv.detach().requires_grad_()
+    with torch.enable_grad():
+        attended, _ = _attend(call._replace(qkv=leaf))
+    (grad,) = torch.autograd.grad(attended, leaf, grad_out)
+    return grad.contiguous()  # as the fake promises
+
+
+def partition_windows(tokens: Tensor, hw: tuple[int, int], size: int) -> Tensor:
+    """Cut a token grid into windows, with zeros on the right and bottom where it does not divide.
+
+    Args:
+        tokens: [B, h * w, K].
+        hw: (h, w) of the grid.
+        size: Side of a window in tokens.
+
+    Returns:
+        [B * rows * columns, size * size, K], windows in row-major order.
+    """
+    h, w = hw
+    grid = torch.unflatten(tokens, 1, hw)
+    if h % size or w % size:
+        grid = F.pad(grid, (0, 0, 0, -w % size, 0, -h % size))
+    rows = torch.unflatten(grid, 1, (-1, size))  # [B, rows, size, w, K]
+    windows = torch.unflatten(rows, 3, (-1, size)).transpose(2, 3)
+    return windows.flatten(0, 2).flatten(1, 2)
+
+
+def merge_windows(windows: Tensor, hw: tuple[int, int], size: int) -> Tensor:
+    """Undo ``partition_windows``.
+
+    Args:
+        windows: [B * rows * columns, size * size, K].
+        hw: (h, w) of the grid.
+        size: Side of a window in tokens.
+
+    Returns:
+        [B, h * w, K].
+    """
+    h, w = hw
+    rows, columns = -(-h // size), -(-w // size)
+    B = windows.shape[0] // (rows * columns)
+    split = torch.unflatten(torch.unflatten(windows, 1, (size, size)), 0, (B, rows, columns))
+    grid = split.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # [B, rows * size, columns * size, K]
+    return grid[:, :h, :w].flatten(1, 2)
+
+
+def _attend(call: Call) -> tuple[Tensor, Tensor]:
+    # 16-bit inputs are computed in float32 and rounded once.
+    compute = torch.promote_types(call.qkv.dtype, torch.float32)
+    (h, w), size, (M, D) = call.hw, call.window_size, call.qkv.shape[3:]
+    # Padded after the projection, so a padding key is zero rather than the bias. It is not masked:
+    # it takes its share of the softmax, as weights trained upstream expect.
+    windows = partition_windows(call.qkv.to(compute).flatten(2), (h, w), size)
+    query, key, value = torch.unflatten(windows, 2, (3, M, D)).permute(2, 0, 3, 1, 4)
+    logits = query @ key.transpose(2, 3) * D**-0.5  # [windows, M, size * size, size * size]
+    attended = (logits.softmax(-1) @ value).transpose(1, 2).flatten(2)
+    out = merge_windows(attended, (h, w), size).to(call.qkv.dtype)
+    logsumexp = merge_windows(logits.detach().logsumexp(-1).transpose(1, 2), (h, w), size)
+    return out.contiguous(), logsumexp.contiguous()
