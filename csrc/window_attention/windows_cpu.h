@@ -81,6 +81,14 @@ inline Rows<T> dense_rows(const WindowAttentionParams& p, const Window& window, 
   return {data + window.batch * tokens * row + (part * p.heads + window.head) * p.channels, row};
 }
 
+template <typename C>
+inline C add_lanes(Vec<C> v) {
+  C lane[Vec<C>::kLanes], sum = 0;
+  v.store(lane);
+  for (C part : lane) sum += part;
+  return sum;
+}
+
 template <typename T, typename C>
 inline void copy_row(const T* from, int64_t count, C scale, C* to) {
   using V = Vec<C>;
