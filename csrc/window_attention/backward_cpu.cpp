@@ -68,9 +68,10 @@ struct Work {
     Scratch<C> queries(kBlockRows * row), cotangents(kBlockRows * row), sums(kBlockRows * row);
     Scratch<C> logits(kBlockRows * width), gradients(kBlockRows * width);
     Scratch<C> grad_keys(most * row), grad_values(most * row);
+    Scratch<int64_t> token(most);
     const C scale = static_cast<C>(1 / std::sqrt(static_cast<double>(D)));
     for (int64_t task; queue.take(&task);) {
-      const Window window = windows[task];
+      const Window window = windows.find(task, token);
       const int64_t n = window.tokens, columns = round_up(n, kPanel<C>);
       const Rows<const T> query_rows = input_rows<T>(p, window, 0);
       const Rows<const T> key_rows = input_rows<T>(p, window, 1);
@@ -95,7 +96,7 @@ struct Work {
         for (int64_t i = 0; i < rows; ++i) {
           differentiate<C>(logits + i * columns, gradients + i * columns, n, columns,
                            static_cast<C>(window.padding),
-                           logsumexp[window.token(begin + i) * p.heads]);
+                           logsumexp[window.token[begin + i] * p.heads]);
         }
         multiply<true>(n, D, rows, Left<C>{logits, 1, columns},
                        Right<C>{cotangents, row, kPanel<C>}, +grad_values, row);

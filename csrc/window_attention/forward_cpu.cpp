@@ -56,9 +56,10 @@ struct Work {
     const int64_t width = round_up(most, kPanel<C>);
     Scratch<C> keys(packed_size<C>(most, D)), values(packed_size<C>(most, D));
     Scratch<C> queries(kBlockRows * row), sums(kBlockRows * row), logits(kBlockRows * width);
+    Scratch<int64_t> token(most);
     const C scale = static_cast<C>(1 / std::sqrt(static_cast<double>(D)));
     for (int64_t task; queue.take(&task);) {
-      const Window window = windows[task];
+      const Window window = windows.find(task, token);
       const int64_t n = window.tokens, columns = round_up(n, kPanel<C>);
       const Rows<const T> from = input_rows<T>(p, window, 0);
       const Right<C> key = pack_transposed(window, input_rows<T>(p, window, 1), D, scale, +keys);
@@ -76,7 +77,7 @@ struct Work {
           exponentiate<C>(logits + i * columns, n, columns, static_cast<C>(window.padding), &peak,
                           &sum);
           inverse[i] = 1 / sum;
-          logsumexp[window.token(begin + i) * p.heads] = peak + std::log(sum);
+          logsumexp[window.token[begin + i] * p.heads] = peak + std::log(sum);
         }
         multiply<false>(rows, D, n, Left<C>{logits, columns, 1}, value, +sums, row);
         for (int64_t i = 0; i < rows; ++i)
