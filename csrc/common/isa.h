@@ -9,17 +9,21 @@
 
 namespace vitadapter {
 
-// "avx2" or "portable". VITADAPTER_ISA=portable in the environment forces the latter (for tests).
+// "avx512", "avx2" or "portable": the widest that this processor runs. VITADAPTER_ISA in the
+// environment lowers it (for tests). Kernels whose time is not that of arithmetic stop at avx2.
 inline const char* cpu_isa() {
 #ifdef VITADAPTER_HAS_AVX2
-  static const bool has_avx2 = [] {
+  static const char* const widest = [] {
     const char* forced = std::getenv("VITADAPTER_ISA");
-    if (forced && std::strcmp(forced, "portable") == 0) return false;
+    const bool is_free = !forced || std::strcmp(forced, "avx512") == 0;
+    if (!is_free && std::strcmp(forced, "avx2") != 0) return "portable";
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
+        !__builtin_cpu_supports("f16c"))
+      return "portable";
+    return is_free && __builtin_cpu_supports("avx512f") ? "avx512" : "avx2";
   }();
-  if (has_avx2) return "avx2";
+  return widest;
 #endif
   return "portable";
 }
@@ -29,6 +33,11 @@ inline const char* cpu_isa() {
 #ifdef VITADAPTER_HAS_AVX2
 #define VITADAPTER_CPU_DISPATCH(function, params) \
   return cpu_isa()[0] == 'a' ? avx2::function(params) : portable::function(params)
+#define VITADAPTER_CPU_DISPATCH_WIDE(function, params)                    \
+  return std::strcmp(cpu_isa(), "avx512") == 0 ? avx512::function(params) \
+         : cpu_isa()[0] == 'a'                 ? avx2::function(params)   \
+                                               : portable::function(params)
 #else
 #define VITADAPTER_CPU_DISPATCH(function, params) return portable::function(params)
+#define VITADAPTER_CPU_DISPATCH_WIDE VITADAPTER_CPU_DISPATCH
 #endif

@@ -19,6 +19,9 @@
 #include <immintrin.h>
 #define VITADAPTER_AVX2 1
 #endif
+#ifdef __AVX512F__
+#define VITADAPTER_AVX512 1
+#endif
 
 namespace vitadapter::VITADAPTER_ISA {
 
@@ -221,6 +224,40 @@ struct Vec<float> {
     const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(exponent.v), 23);
     return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.v), n))};
   }
+};
+#endif
+
+// For matrix products, whose time is that of their multiply-adds: the widest vectors there are.
+template <typename C>
+struct Wide : Vec<C> {
+  Wide() = default;
+  Wide(Vec<C> v) : Vec<C>(v) {}
+  static Wide set(C value) { return Vec<C>::set(value); }
+  static Wide load(const C* from) { return Vec<C>::load(from); }
+  static Wide fma(Wide a, Wide b, Wide c) { return Vec<C>::fma(a, b, c); }
+};
+
+#ifdef VITADAPTER_AVX512
+template <>
+struct Wide<float> {
+  static constexpr int kLanes = 16;
+  __m512 v;
+
+  static Wide set(float value) { return {_mm512_set1_ps(value)}; }
+  static Wide load(const float* from) { return {_mm512_loadu_ps(from)}; }
+  void store(float* to) const { _mm512_storeu_ps(to, v); }
+  static Wide fma(Wide a, Wide b, Wide c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+};
+
+template <>
+struct Wide<double> {
+  static constexpr int kLanes = 8;
+  __m512d v;
+
+  static Wide set(double value) { return {_mm512_set1_pd(value)}; }
+  static Wide load(const double* from) { return {_mm512_loadu_pd(from)}; }
+  void store(double* to) const { _mm512_storeu_pd(to, v); }
+  static Wide fma(Wide a, Wide b, Wide c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
 };
 #endif
 

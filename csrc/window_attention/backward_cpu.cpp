@@ -29,7 +29,7 @@ inline void differentiate(C* logits, C* gradients, int64_t count, int64_t width,
   }
   V total[kTileVecs], product[kTileVecs];
   for (int v = 0; v < kTileVecs; ++v) total[v] = product[v] = V::set(0);
-  for (int64_t j = 0; j < width; j += kPanel<C>) {
+  for (int64_t j = 0; j < width; j += kTileVecs * V::kLanes) {
     for (int v = 0; v < kTileVecs; ++v) {
       C* at = logits + j + v * V::kLanes;
       const V probability = V::exp(V::load(at) - V::set(logsumexp));

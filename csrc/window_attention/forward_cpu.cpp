@@ -22,7 +22,7 @@ inline void exponentiate(C* logits, int64_t count, int64_t width, C padding, C* 
   for (int64_t j = count; j < width; ++j) logits[j] = lowest;
   V most[kTileVecs], total[kTileVecs];
   for (V& m : most) m = V::set(padding > 0 ? C(0) : lowest);
-  for (int64_t j = 0; j < width; j += kPanel<C>) {
+  for (int64_t j = 0; j < width; j += kTileVecs * V::kLanes) {
     for (int v = 0; v < kTileVecs; ++v)
       most[v] = V::max(most[v], V::load(logits + j + v * V::kLanes));
   }
@@ -32,7 +32,7 @@ inline void exponentiate(C* logits, int64_t count, int64_t width, C padding, C* 
   for (C other : lane) *peak = other > *peak ? other : *peak;
   const V subtracted = V::set(*peak);
   for (V& t : total) t = V::set(0);
-  for (int64_t j = 0; j < width; j += kPanel<C>) {
+  for (int64_t j = 0; j < width; j += kTileVecs * V::kLanes) {
     for (int v = 0; v < kTileVecs; ++v) {
       C* at = logits + j + v * V::kLanes;
       const V numerator = V::exp(V::load(at) - subtracted);

@@ -7,6 +7,10 @@
 #include "window_attention/params.h"
 
 namespace vitadapter {
+namespace avx512 {
+void window_attention_forward(const WindowAttentionParams&);
+void window_attention_backward(const WindowAttentionParams&);
+}  // namespace avx512
 namespace avx2 {
 void window_attention_forward(const WindowAttentionParams&);
 void window_attention_backward(const WindowAttentionParams&);
@@ -29,12 +33,12 @@ void check(const WindowAttentionParams& p) {
 
 void window_attention_forward_cpu(const WindowAttentionParams& p) {
   check(p);
-  VITADAPTER_CPU_DISPATCH(window_attention_forward, p);
+  VITADAPTER_CPU_DISPATCH_WIDE(window_attention_forward, p);
 }
 
 void window_attention_backward_cpu(const WindowAttentionParams& p) {
   check(p);
-  VITADAPTER_CPU_DISPATCH(window_attention_backward, p);
+  VITADAPTER_CPU_DISPATCH_WIDE(window_attention_backward, p);
 }
 
 }  // namespace vitadapter

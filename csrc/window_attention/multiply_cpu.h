@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Small matrix products out of L1 and L2: two vectors of columns and six rows stay in registers.
+// Small matrix products out of L1 and L2: two vectors of columns and a few rows stay in registers.
 #pragma once
 
 #include "common/scratch.h"
@@ -11,12 +11,16 @@
 namespace vitadapter::VITADAPTER_ISA::window_attention {
 
 // 12 sums, two vectors of the right matrix and one number of the left: 15 of 16 registers, and
-// more sums than two units of 4 cycles each have in flight.
+// more sums than two units of 4 cycles each have in flight. Of AVX-512's 32 registers, 27.
+#ifdef VITADAPTER_AVX512
+constexpr int kTileRows = 12;
+#else
 constexpr int kTileRows = 6;
+#endif
 constexpr int kTileVecs = 2;
 
 template <typename C>
-constexpr int64_t kPanel = kTileVecs * Vec<C>::kLanes;
+constexpr int64_t kPanel = kTileVecs * Wide<C>::kLanes;
 
 inline int64_t round_up(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
 
@@ -37,7 +41,7 @@ struct Right {
 template <int kRows, int kVecs, bool kAdds, typename C>
 inline void multiply_tile(Left<C> left, const C* right, int64_t right_depth, int64_t depth, C* to,
                           int64_t to_row) {
-  using V = Vec<C>;
+  using V = Wide<C>;
   V sum[kRows][kVecs];
   for (int i = 0; i < kRows; ++i) {
     for (int v = 0; v < kVecs; ++v)
@@ -66,7 +70,13 @@ inline void multiply_panel(int64_t rows, Left<C> left, const C* right, int64_t r
     left.data += kTileRows * left.row;
     to += kTileRows * to_row;
   }
-  static_assert(kTileRows == 6, "one case for each remainder");
+  if (rows >= 6) {
+    run(multiply_tile<6, kVecs, kAdds, C>);
+    left.data += 6 * left.row;
+    to += 6 * to_row;
+    rows -= 6;
+  }
+  static_assert(kTileRows <= 12, "one case for each remainder");
   switch (rows) {
     case 5:
       return run(multiply_tile<5, kVecs, kAdds, C>);
@@ -86,7 +96,7 @@ inline void multiply_panel(int64_t rows, Left<C> left, const C* right, int64_t r
 template <bool kAdds, typename C>
 inline void multiply(int64_t rows, int64_t columns, int64_t depth, Left<C> left, Right<C> right,
                      C* to, int64_t to_row) {
-  for (; columns > Vec<C>::kLanes; columns -= kPanel<C>) {
+  for (; columns > Wide<C>::kLanes; columns -= kPanel<C>) {
     multiply_panel<kTileVecs, kAdds>(rows, left, right.data, right.depth, depth, to, to_row);
     right.data += right.panel;
     to += kPanel<C>;

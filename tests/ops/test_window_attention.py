@@ -308,12 +308,13 @@ def test_bad_call_is_a_value_error(change: dict[str, Any], message: str) -> None
         window_attention(**(call | change))
 
 
-@pytest.mark.skipif(os.environ.get("VITADAPTER_ISA") == "portable", reason="already portable")
-def test_portable_build_of_the_cpu_kernels_passes_the_same_cases() -> None:
+@pytest.mark.skipif("VITADAPTER_ISA" in os.environ, reason="already of another build")
+@pytest.mark.parametrize("isa", ["portable", "avx2"])
+def test_other_builds_of_the_cpu_kernels_pass_the_same_cases(isa: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
     some = "(test_output_and_gradient and (prime or odd or one or wide))"
     command += ["-k", f"cpu and ({some} or nan or softmax)"]
-    environment = os.environ | {"VITADAPTER_ISA": "portable"}
+    environment = os.environ | {"VITADAPTER_ISA": isa}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parent
     )
