@@ -26,7 +26,7 @@ void check(const WindowAttentionParams& p) {
   VITADAPTER_CHECK(p.batch >= 0 && p.heads >= 0 && p.channels > 0,
                    "window_attention: a size is negative");
   VITADAPTER_CHECK(p.hw.h > 0 && p.hw.w > 0, "window_attention: a grid size must be positive");
-  VITADAPTER_CHECK(p.window_size > 0, "window_attention: the window must be positive");
+  VITADAPTER_CHECK(p.window_size >= 0, "window_attention: the window is negative");
 }
 
 }  // namespace

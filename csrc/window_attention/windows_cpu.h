@@ -25,8 +25,8 @@ class Windows {
  public:
   explicit Windows(const WindowAttentionParams& p)
       : p_(p),
-        side_h_(p.window_size < p.hw.h ? p.window_size : p.hw.h),
-        side_w_(p.window_size < p.hw.w ? p.window_size : p.hw.w),
+        side_h_(side(p.hw.h)),
+        side_w_(side(p.hw.w)),
         down_((p.hw.h + side_h_ - 1) / side_h_),
         across_((p.hw.w + side_w_ - 1) / side_w_) {}
 
@@ -47,12 +47,17 @@ class Windows {
     for (int64_t y = top; y < top + rows; ++y) {
       for (int64_t x = left; x < left + columns; ++x) *token++ = y * p_.hw.w + x;
     }
-    window.padding = static_cast<double>(p_.window_size) * static_cast<double>(p_.window_size) -
-                     static_cast<double>(window.tokens);
+    if (p_.window_size > 0)
+      window.padding = static_cast<double>(p_.window_size) * static_cast<double>(p_.window_size) -
+                       static_cast<double>(window.tokens);
     return window;
   }
 
  private:
+  int64_t side(int64_t grid) const {
+    return p_.window_size > 0 && p_.window_size < grid ? p_.window_size : grid;
+  }
+
   const WindowAttentionParams& p_;
   const int64_t side_h_, side_w_, down_, across_;
 };

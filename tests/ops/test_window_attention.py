@@ -295,7 +295,10 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "tokens": ({"hw": (2, 3)}, r"hw \(2, 3\) must hold as many tokens as qkv, 4"),
     "negative": ({"hw": (-2, -2)}, r"positive \(h, w\) of the token grid, got \(-2, -2\)"),
     "three_sizes": ({"hw": (2, 2, 1)}, r"positive \(h, w\) of the token grid"),
-    "window": ({"window_size": 0}, "window_size must be 1 token or more, got 0"),
+    "window": (
+        {"window_size": 0},
+        "window_size must be 1 token or more, or None for the whole grid, got 0",
+    ),
     "integer": ({"qkv": torch.zeros(1, 4, 3, 1, 8, dtype=torch.long)}, "must be a floating tensor"),
 }
 
@@ -306,6 +309,21 @@ def test_bad_call_is_a_value_error(change: dict[str, Any], message: str) -> None
     window_attention(**call)
     with pytest.raises(ValueError, match=f"^window_attention: .*{message}"):
         window_attention(**(call | change))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("hw", [(1, 1), (5, 7), (1, 53), (16, 12)], ids=str)
+def test_whole_grid_is_torch_attention_without_padding(hw: tuple[int, int], backend: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(2, hw[0] * hw[1], 3, 3, 20, generator=generator, dtype=torch.float64)
+    cotangent = torch.randn(2, hw[0] * hw[1], 60, generator=generator, dtype=torch.float64)
+    qkv.requires_grad_()
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    wanted = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    got = window_attention(qkv, hw, None, backend=backend)
+    torch.testing.assert_close(got, wanted)
+    pair = [torch.autograd.grad(out, qkv, cotangent)[0] for out in (got, wanted)]
+    torch.testing.assert_close(*pair)
 
 
 @pytest.mark.skipif("VITADAPTER_ISA" in os.environ, reason="already of another build")

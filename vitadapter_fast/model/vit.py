@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import window_attention
+from ..ops._backends import requested
+from ..ops._native import unavailable_reason
 from ..ops.window_attention.reference import merge_windows, partition_windows
 from .linear import activate, norm_linear, residual_linear
 
@@ -140,13 +142,17 @@ class Attention(nn.Module):
             kept: A factor for each sample, [B, 1, 1], or None for 1.
         """
         qkv = norm_linear(x, norm, self.qkv)
+        heads = torch.unflatten(qkv, 2, (3, self.num_heads, -1))
+        is_dropping = self.attn_drop > 0.0 and self.training
         if self.window_size is None:
-            attended = self._attend(qkv)
-        elif self.attn_drop > 0.0 and self.training:
+            if is_dropping or not _beats_torch(heads):
+                attended = self._attend(qkv)
+            else:
+                attended = window_attention(heads, (1, x.shape[1]), None)
+        elif is_dropping:
             windows = partition_windows(qkv, hw, self.window_size)
             attended = merge_windows(self._attend(windows), hw, self.window_size)
         else:
-            heads = torch.unflatten(qkv, 2, (3, self.num_heads, -1))
             attended = window_attention(heads, hw, self.window_size)
         drop = _active_rate(self.proj_drop)
         return residual_linear(x, attended, self.proj, gamma=gamma, kept=kept, drop=drop)
@@ -240,6 +246,24 @@ class DropPath(nn.Module):
             return None
         keep = 1.0 - self.rate
         return x.new_empty(x.shape[0], 1, 1).bernoulli_(keep).div_(keep)
+
+
+def _beats_torch(heads: Tensor) -> bool:
+    """Return whether our kernel attends among all tokens, [B, N, 3, M, D], faster than torch's.
+
+    It does on the CPU in float32, where it keeps one thread busy for each head of each image; torch
+    also splits the queries. Milliseconds on a 2-core AMD EPYC (AVX-512), 6 heads of 64 channels,
+    torch's against ours: 1024 tokens forward 10.1 and 5.3, with backward 36 and 18; 4096 tokens 157
+    and 78, 570 and 263.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and unavailable_reason() is None
+        and requested(None) in (None, "cpu")
+        and heads.device.type == "cpu"
+        and heads.dtype == torch.float32
+        and heads.shape[0] * heads.shape[3] >= torch.get_num_threads()
+    )
 
 
 def _active_rate(dropout: nn.Dropout) -> float:

@@ -23,7 +23,7 @@ _ARGS = "Tensor qkv, SymInt[] hw, SymInt window_size"
 
 
 def window_attention(
-    qkv: Tensor, hw: tuple[int, int], window_size: int, *, backend: str | None = None
+    qkv: Tensor, hw: tuple[int, int], window_size: int | None, *, backend: str | None = None
 ) -> Tensor:
     """Attend among the tokens of every square window of a grid, with several heads.
 
@@ -34,7 +34,8 @@ def window_attention(
         qkv: Queries, keys and values of the tokens, row by row of the grid, [B, h * w, 3, M, D];
             float32, float16, bfloat16 or float64.
         hw: (h, w) of the grid.
-        window_size: Side of a window in tokens; windows start at the upper left corner.
+        window_size: Side of a window in tokens; windows start at the upper left corner. None: one
+            window of the whole grid, unpadded.
         backend: A name, or None for the first that can run.
 
     Returns:
@@ -49,7 +50,12 @@ def window_attention(
     Source: Li et al. 2022, arXiv:2203.16527, sec. 3; recomputation: Dao et al. 2022,
         arXiv:2205.14135.
     """
-    out, _ = _forward(qkv, list(hw), window_size, backend=backend)
+    if window_size is not None and window_size < 1:
+        raise ValueError(
+            "window_attention: window_size must be 1 token or more, or None for the whole grid, "
+            f"got {window_size}"
+        )
+    out, _ = _forward(qkv, list(hw), window_size or 0, backend=backend)
     return out  # type: ignore[no-any-return]
 
 

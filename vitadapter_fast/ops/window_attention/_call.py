@@ -16,7 +16,7 @@ class Call(NamedTuple):
     Attributes:
         qkv: Queries, keys and values, [B, h * w, 3, M, D].
         hw: h and w of the token grid.
-        window_size: Side of a window in tokens.
+        window_size: Side of a window in tokens; 0 for one window of the whole grid.
     """
 
     qkv: Tensor
@@ -31,10 +31,8 @@ def check(call: Call) -> None:
         raise ValueError(
             f"window_attention: hw must be the positive (h, w) of the token grid, got {tuple(hw)}"
         )
-    if window_size < 1:
-        raise ValueError(
-            f"window_attention: window_size must be 1 token or more, got {window_size}"
-        )
+    if window_size < 0:
+        raise ValueError(f"window_attention: window_size must not be negative, got {window_size}")
     if qkv.dim() != 5 or qkv.shape[2] != 3 or qkv.shape[3] < 1 or qkv.shape[4] < 1:
         raise ValueError(
             "window_attention: qkv must be [B, h * w, 3, M, D] with a head and a channel, got "

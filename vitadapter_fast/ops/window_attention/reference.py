@@ -73,10 +73,12 @@ def _attend(call: Call) -> tuple[Tensor, Tensor]:
     (h, w), size, (M, D) = call.hw, call.window_size, call.qkv.shape[3:]
     # Padded after the projection, so a padding key is zero rather than the bias. It is not masked:
     # it takes its share of the softmax, as weights trained upstream expect.
-    windows = partition_windows(call.qkv.to(compute).flatten(2), (h, w), size)
+    tokens = call.qkv.to(compute).flatten(2)
+    windows = partition_windows(tokens, (h, w), size) if size else tokens
     query, key, value = torch.unflatten(windows, 2, (3, M, D)).permute(2, 0, 3, 1, 4)
     logits = query @ key.transpose(2, 3) * D**-0.5  # [windows, M, size * size, size * size]
-    attended = (logits.softmax(-1) @ value).transpose(1, 2).flatten(2)
-    out = merge_windows(attended, (h, w), size).to(call.qkv.dtype)
-    logsumexp = merge_windows(logits.detach().logsumexp(-1).transpose(1, 2), (h, w), size)
-    return out.contiguous(), logsumexp.contiguous()
+    out = (logits.softmax(-1) @ value).transpose(1, 2).flatten(2)
+    logsumexp = logits.detach().logsumexp(-1).transpose(1, 2)
+    if size:
+        out, logsumexp = (merge_windows(part, (h, w), size) for part in (out, logsumexp))
+    return out.to(call.qkv.dtype).contiguous(), logsumexp.contiguous()

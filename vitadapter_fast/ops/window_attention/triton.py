@@ -24,6 +24,8 @@ def unsupported_reason(call: Call) -> str | None:
     B, _, _, M, _ = call.qkv.shape
     if max(B, M) > _LARGEST:
         return f"it takes at most {_LARGEST} images and heads, got {B} and {M}"
+    if call.window_size == 0:
+        return "attention over a whole grid is F.scaled_dot_product_attention's on GPUs"
     if call.window_size > _MAX_WINDOW:
         return f"it takes windows of at most {_MAX_WINDOW} tokens a side, got {call.window_size}"
     return None
