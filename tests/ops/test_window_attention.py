@@ -93,8 +93,10 @@ def test_output_and_gradient(backend: str, case: WindowCase, dtype: torch.dtype)
 
 @pytest.mark.parametrize("spread", [0.0, 0.01, 12.0])
 @pytest.mark.parametrize("backend", KERNELS)
-def test_even_and_very_uneven_softmax(backend: str, spread: float) -> None:
-    check(AWKWARD_WINDOW[3], torch.float32, backend, spread=spread)
+def test_even_and_very_uneven_softmax(
+    backend: str, spread: float, case: WindowCase = AWKWARD_WINDOW[3]
+) -> None:
+    check(case, torch.float32, backend, spread=spread)
 
 
 @pytest.mark.parametrize("backend", [*KERNELS, "reference"])
@@ -114,8 +116,9 @@ def test_logits_far_below_those_of_the_padding_vanish(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", KERNELS)
-def test_saved_logsumexp_counts_the_padding(backend: str) -> None:
-    case = AWKWARD_WINDOW[3]
+def test_saved_logsumexp_counts_the_padding(
+    backend: str, case: WindowCase = AWKWARD_WINDOW[3]
+) -> None:
     qkv = make_qkv(case, dtype=torch.float32)
     _, got = OP(qkv, case.hw, case.window_size, backend=backend)
     _, wanted = OP(qkv.double(), case.hw, case.window_size, backend="reference")

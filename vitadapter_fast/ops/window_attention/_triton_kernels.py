@@ -83,8 +83,9 @@ def forward_kernel(qkv, out, logsumexp, qkv_rows, h, w, window_size,
     token, is_token = find_tokens(block, first, columns, count, w, ROWS)
     rows = qkv + image * qkv_rows * QKV_ROW + head * D
     query = load_rows(rows, token, is_token, D, QKV_ROW, CHANNELS)
-    # In floating point: the square of a window's side may be beyond integers.
-    padding = window_size.to(COMPUTE) * window_size.to(COMPUTE) - count.to(COMPUTE)
+    # In floating point: the square of a side may be beyond integers. Not by `to`: compilers may
+    # make a constant of a side of 1.
+    padding = window_size * 1.0 * window_size - count.to(COMPUTE)
     peak = tl.zeros((ROWS,), COMPUTE) + tl.where(padding > 0, 0.0, -float("inf")).to(COMPUTE)
     total = tl.zeros((ROWS,), COMPUTE) + padding
     sum = tl.zeros((ROWS, CHANNELS), COMPUTE)
