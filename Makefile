@@ -21,6 +21,7 @@ lint:
 bench:
 	$(PYTHON) benchmarks/bench_ms_deform_attn.py --out benchmarks/results/cpu_ms_deform_attn.json
 	$(PYTHON) benchmarks/bench_patch_embed.py --out benchmarks/results/cpu_patch_embed.json
+	$(PYTHON) benchmarks/bench_window_attention.py --out benchmarks/results/cpu_window_attention.json
 
 # The benchmark says why and fails where the kernels were not built or cannot run.
 gpu:

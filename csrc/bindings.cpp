@@ -162,9 +162,9 @@ void def_window_attention(py::module_& module, const char* name) {
   using py::literals::operator""_a;
   using Strides = std::pair<int64_t, int64_t>;
   auto run = [](Address qkv, int dtype, Strides qkv_strides, int64_t batch, int64_t heads,
-                int64_t channels, std::pair<int32_t, int32_t> hw, int64_t window_size, Address out,
-                Address logsumexp, Address grad_out, Strides grad_out_strides, Address grad_qkv,
-                int num_threads) {
+                int64_t channels, std::pair<int32_t, int32_t> hw, int64_t window_size,
+                Address logsumexp, Address out, Address grad_out, Strides grad_out_strides,
+                Address grad_qkv, int num_threads) {
     const WindowAttentionParams p{pointer(qkv),
                                   qkv_strides.first,
                                   qkv_strides.second,
@@ -185,7 +185,7 @@ void def_window_attention(py::module_& module, const char* name) {
     launch(p);
   };
   module.def(name, run, py::kw_only(), "qkv"_a, "dtype"_a, "qkv_strides"_a, "batch"_a, "heads"_a,
-             "channels"_a, "hw"_a, "window_size"_a, "out"_a, "logsumexp"_a, "grad_out"_a = 0,
+             "channels"_a, "hw"_a, "window_size"_a, "logsumexp"_a, "out"_a = 0, "grad_out"_a = 0,
              "grad_out_strides"_a = Strides{0, 0}, "grad_qkv"_a = 0, "num_threads"_a = 1);
 }
 

@@ -70,6 +70,10 @@ def _conv(backend: str, tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return ops.dwconv_gelu(tokens, _GRIDS, weight, bias, backend=backend)
 
 
+def _windows(backend: str, qkv: Tensor) -> Tensor:
+    return ops.window_attention(qkv, (8, 8), 5, backend=backend)
+
+
 def probes() -> dict[str, Probe]:
     """Return one probe for every op, by the op's name."""
     weights = _random(1, 16, 6, 12).softmax(-1).view(1, 16, 6, 3, 4)
@@ -83,6 +87,7 @@ def probes() -> dict[str, Probe]:
             (_random(1, 16, 6, 64), _random(1, 84, 6, 1, 4, 2), _random(1, 84, 6, 1, 4)), _grid
         ),
         "patch_embed": Probe(patch, _patch),
+        "window_attention": Probe((_random(1, 64, 3, 2, 64),), _windows),
     }
 
 

@@ -6,6 +6,7 @@
 // order of the queries: bit-equal for any number of threads. Padding keys get no gradient, so they
 // only appear in logsumexp.
 #include <cmath>
+#include <limits>
 
 #include "window_attention/windows_cpu.h"
 
@@ -14,29 +15,37 @@ namespace {
 
 using namespace window_attention;
 
-// Logits to probabilities, and gradients of probabilities to gradients of logits.
+// Logits to probabilities, and gradients of probabilities to gradients of logits: each less their
+// mean, times the probability. `count` are real, up to `width` there is room.
+// Probabilities are made to add up to one again, and the mean is taken over them rather than from
+// the output: so neither the rounding of a large logsumexp nor two roundings of one sum shows.
 template <typename C>
-inline void differentiate(C* logits, C* gradients, int64_t count, C logsumexp, C dot) {
+inline void differentiate(C* logits, C* gradients, int64_t count, int64_t width, C padding,
+                          C logsumexp) {
   using V = Vec<C>;
-  for (int64_t j = 0; j < count; j += V::kLanes) {
-    const V probability = V::exp(V::load(logits + j) - V::set(logsumexp));
-    probability.store(logits + j);
-    (probability * (V::load(gradients + j) - V::set(dot))).store(gradients + j);
+  for (int64_t j = count; j < width; ++j) {
+    logits[j] = -std::numeric_limits<C>::infinity();
+    gradients[j] = 0;
   }
-}
-
-template <typename T, typename C>
-inline C dot_row(const C* a, const T* b, int64_t count) {
-  using V = Vec<C>;
-  V total = V::set(0);
-  int64_t d = 0;
-  for (; count - d >= V::kLanes; d += V::kLanes)
-    total = V::fma(V::load(a + d), V::load(b + d), total);
-  C lane[V::kLanes], sum = 0;
-  total.store(lane);
-  for (C part : lane) sum += part;
-  for (; d < count; ++d) sum += a[d] * static_cast<C>(to_float(b[d]));
-  return sum;
+  V total[kTileVecs], product[kTileVecs];
+  for (int v = 0; v < kTileVecs; ++v) total[v] = product[v] = V::set(0);
+  for (int64_t j = 0; j < width; j += kPanel<C>) {
+    for (int v = 0; v < kTileVecs; ++v) {
+      C* at = logits + j + v * V::kLanes;
+      const V probability = V::exp(V::load(at) - V::set(logsumexp));
+      probability.store(at);
+      total[v] = total[v] + probability;
+      product[v] = V::fma(probability, V::load(gradients + j + v * V::kLanes), product[v]);
+    }
+  }
+  const C shares = padding > 0 ? padding * std::exp(-logsumexp) : 0;
+  const C inverse = 1 / (add_lanes(total[0] + total[1]) + shares);
+  const C mean = add_lanes(product[0] + product[1]) * inverse;
+  for (int64_t j = 0; j < width; j += V::kLanes) {
+    const V probability = V::load(logits + j) * V::set(inverse);
+    probability.store(logits + j);
+    (probability * (V::load(gradients + j) - V::set(mean))).store(gradients + j);
+  }
 }
 
 template <typename T>
@@ -59,14 +68,14 @@ struct Work {
     Scratch<C> queries(kBlockRows * row), cotangents(kBlockRows * row), sums(kBlockRows * row);
     Scratch<C> logits(kBlockRows * width), gradients(kBlockRows * width);
     Scratch<C> grad_keys(most * row), grad_values(most * row);
+    Scratch<int64_t> token(most);
     const C scale = static_cast<C>(1 / std::sqrt(static_cast<double>(D)));
     for (int64_t task; queue.take(&task);) {
-      const Window window = windows[task];
+      const Window window = windows.find(task, token);
       const int64_t n = window.tokens, columns = round_up(n, kPanel<C>);
       const Rows<const T> query_rows = input_rows<T>(p, window, 0);
       const Rows<const T> key_rows = input_rows<T>(p, window, 1);
       const Rows<const T> grad_out = grad_out_rows(window);
-      const Rows<const T> out = dense_rows(p, window, static_cast<const T*>(p.out), 1, 0);
       T* grad_qkv = static_cast<T*>(p.grad_qkv);
       const Rows<T> grad_query = dense_rows(p, window, grad_qkv, 3, 0);
       const Rows<T> grad_key = dense_rows(p, window, grad_qkv, 3, 1);
@@ -85,9 +94,9 @@ struct Work {
         multiply<false>(rows, n, D, Left<C>{queries, row, 1}, key, +logits, columns);
         multiply<false>(rows, n, D, Left<C>{cotangents, row, 1}, value, +gradients, columns);
         for (int64_t i = 0; i < rows; ++i) {
-          const C dot = dot_row(cotangents + i * row, out.of(window, begin + i), D);
-          differentiate<C>(logits + i * columns, gradients + i * columns, n,
-                           logsumexp[window.token(begin + i) * p.heads], dot);
+          differentiate<C>(logits + i * columns, gradients + i * columns, n, columns,
+                           static_cast<C>(window.padding),
+                           logsumexp[window.token[begin + i] * p.heads]);
         }
         multiply<true>(n, D, rows, Left<C>{logits, 1, columns},
                        Right<C>{cotangents, row, kPanel<C>}, +grad_values, row);

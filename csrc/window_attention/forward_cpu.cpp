@@ -13,16 +13,6 @@ namespace {
 
 using namespace window_attention;
 
-template <typename V, typename C, typename Combine>
-inline C reduce(V a, V b, Combine combine) {
-  C lane[2 * V::kLanes];
-  a.store(lane);
-  b.store(lane + V::kLanes);
-  C result = lane[0];
-  for (int i = 1; i < 2 * V::kLanes; ++i) result = combine(result, lane[i]);
-  return result;
-}
-
 // Logits to the numerators of the softmax. `count` of them are real, up to `width` there is room;
 // each padding key adds exp(0 - peak) to the sum. NaN reaches the sum by its own numerator.
 template <typename C>
@@ -36,7 +26,10 @@ inline void exponentiate(C* logits, int64_t count, int64_t width, C padding, C* 
     for (int v = 0; v < kTileVecs; ++v)
       most[v] = V::max(most[v], V::load(logits + j + v * V::kLanes));
   }
-  *peak = reduce<V, C>(most[0], most[1], [](C a, C b) { return a > b ? a : b; });
+  C lane[V::kLanes];
+  V::max(most[0], most[1]).store(lane);
+  *peak = lane[0];
+  for (C other : lane) *peak = other > *peak ? other : *peak;
   const V subtracted = V::set(*peak);
   for (V& t : total) t = V::set(0);
   for (int64_t j = 0; j < width; j += kPanel<C>) {
@@ -47,7 +40,7 @@ inline void exponentiate(C* logits, int64_t count, int64_t width, C padding, C* 
       total[v] = total[v] + numerator;
     }
   }
-  *sum = reduce<V, C>(total[0], total[1], [](C a, C b) { return a + b; });
+  *sum = add_lanes(total[0] + total[1]);
   if (padding > 0) *sum += padding * std::exp(-*peak);
 }
 
@@ -63,9 +56,10 @@ struct Work {
     const int64_t width = round_up(most, kPanel<C>);
     Scratch<C> keys(packed_size<C>(most, D)), values(packed_size<C>(most, D));
     Scratch<C> queries(kBlockRows * row), sums(kBlockRows * row), logits(kBlockRows * width);
+    Scratch<int64_t> token(most);
     const C scale = static_cast<C>(1 / std::sqrt(static_cast<double>(D)));
     for (int64_t task; queue.take(&task);) {
-      const Window window = windows[task];
+      const Window window = windows.find(task, token);
       const int64_t n = window.tokens, columns = round_up(n, kPanel<C>);
       const Rows<const T> from = input_rows<T>(p, window, 0);
       const Right<C> key = pack_transposed(window, input_rows<T>(p, window, 1), D, scale, +keys);
@@ -83,7 +77,7 @@ struct Work {
           exponentiate<C>(logits + i * columns, n, columns, static_cast<C>(window.padding), &peak,
                           &sum);
           inverse[i] = 1 / sum;
-          logsumexp[window.token(begin + i) * p.heads] = peak + std::log(sum);
+          logsumexp[window.token[begin + i] * p.heads] = peak + std::log(sum);
         }
         multiply<false>(rows, D, n, Left<C>{logits, columns, 1}, value, +sums, row);
         for (int64_t i = 0; i < rows; ++i)

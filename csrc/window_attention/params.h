@@ -22,7 +22,7 @@ struct WindowAttentionParams {
   SizeHW hw;
   int64_t window_size;
 
-  void* out;        // [B, h * w, M, D], dense; read in backward
+  void* out;        // [B, h * w, M, D], dense; unused in backward
   void* logsumexp;  // [B, h * w, M] in the compute type, dense; read in backward
 
   // Backward only.

@@ -16,11 +16,9 @@ constexpr int64_t kBlockRows = 24;
 // One head of one window: where its real tokens lie, and how many zeros pad it.
 struct Window {
   int64_t batch, head;
-  int64_t first, grid_columns;  // token of the upper left corner; tokens of a row of the grid
-  int64_t columns, tokens;
+  int64_t tokens;
+  const int64_t* token;  // [tokens]: places in the grid
   double padding;
-
-  int64_t token(int64_t i) const { return first + i / columns * grid_columns + i % columns; }
 };
 
 class Windows {
@@ -35,17 +33,20 @@ class Windows {
   int64_t tasks() const { return p_.batch * down_ * across_ * p_.heads; }
   int64_t most_tokens() const { return side_h_ * side_w_; }
 
-  Window operator[](int64_t task) const {
+  // Writes the places of the window's tokens to `token`, which has room for most_tokens().
+  Window find(int64_t task, int64_t* token) const {
     Window window{};
     window.head = task % p_.heads;
     const int64_t index = task / p_.heads % (down_ * across_);
     window.batch = task / p_.heads / (down_ * across_);
     const int64_t top = index / across_ * side_h_, left = index % across_ * side_w_;
     const int64_t rows = p_.hw.h - top < side_h_ ? p_.hw.h - top : side_h_;
-    window.columns = p_.hw.w - left < side_w_ ? p_.hw.w - left : side_w_;
-    window.first = top * p_.hw.w + left;
-    window.grid_columns = p_.hw.w;
-    window.tokens = rows * window.columns;
+    const int64_t columns = p_.hw.w - left < side_w_ ? p_.hw.w - left : side_w_;
+    window.tokens = rows * columns;
+    window.token = token;
+    for (int64_t y = top; y < top + rows; ++y) {
+      for (int64_t x = left; x < left + columns; ++x) *token++ = y * p_.hw.w + x;
+    }
     window.padding = static_cast<double>(p_.window_size) * static_cast<double>(p_.window_size) -
                      static_cast<double>(window.tokens);
     return window;
@@ -62,7 +63,7 @@ struct Rows {
   T* first;
   int64_t stride;
 
-  T* of(const Window& window, int64_t i) const { return first + window.token(i) * stride; }
+  T* of(const Window& window, int64_t i) const { return first + window.token[i] * stride; }
 };
 
 // which: 0 query, 1 key, 2 value.
@@ -79,6 +80,14 @@ inline Rows<T> dense_rows(const WindowAttentionParams& p, const Window& window, 
                           int part) {
   const int64_t row = parts * p.heads * p.channels, tokens = int64_t{p.hw.h} * p.hw.w;
   return {data + window.batch * tokens * row + (part * p.heads + window.head) * p.channels, row};
+}
+
+template <typename C>
+inline C add_lanes(Vec<C> v) {
+  C lane[Vec<C>::kLanes], sum = 0;
+  v.store(lane);
+  for (C part : lane) sum += part;
+  return sum;
 }
 
 template <typename T, typename C>

@@ -110,6 +110,21 @@ def test_checkpointed_gradients_are_equal(tiny: Build, image: Tensor) -> None:
         torch.testing.assert_close(checkpointed[name], gradient, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def test_checkpointing_moves_the_running_statistics_once(tiny: Build, image: Tensor) -> None:
+    plain, checkpointed = tiny(), tiny(with_cp=True)
+    for model in (plain, checkpointed):
+        train_step(model, image)
+    moved = dict(checkpointed.named_buffers())
+    for name, wanted in plain.named_buffers():
+        torch.testing.assert_close(moved[name], wanted, msg=lambda m, n=name: f"{n}: {m}")
+    assert all(norm.momentum == 0.1 for norm in batch_norms(checkpointed))
+    assert [norm.num_batches_tracked.item() for norm in batch_norms(checkpointed)] == [1] * 10
+
+
+def batch_norms(model: ViTAdapter) -> list[nn.BatchNorm2d]:
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
 def test_checkpointing_keeps_fewer_bytes(tiny: Build, image: Tensor) -> None:
     plain: list[int] = []
     checkpointed: list[int] = []

@@ -11,6 +11,7 @@ from cases import (
     AttnCase,
     ConvCase,
     PatchCase,
+    WindowCase,
     make_conv_inputs,
     make_inputs,
     make_patch_inputs,
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from test_dwconv_gelu import check as check_convolution
 from test_ms_deform_attn import check as check_attention
 from test_patch_embed import check as check_patch_embed
+from test_window_attention import check as check_windows
 
 from vitadapter_fast.ops import _triton
 
@@ -64,6 +66,15 @@ conv_cases = st.builds(
     grid_hw=st.lists(SIZES, min_size=1, max_size=4).map(tuple),
     has_bias=st.booleans(),
 )
+window_cases = st.builds(
+    WindowCase,
+    name=st.just("random"),
+    batch=st.integers(0, 2),
+    heads=st.integers(2, 3),
+    channels=st.sampled_from([5, 8, 16, 17, 32, 64]),
+    hw=SIZES,
+    window_size=st.sampled_from([1, 2, 3, 4, 7, 14]),
+)
 attention = {
     "case": attention_cases,
     "dtype": DTYPES,
@@ -76,6 +87,12 @@ patches = {
     "dtype": DTYPES,
     "has_bias": st.booleans(),
     "seed": st.integers(0, 99),
+}
+windows = {
+    "case": window_cases,
+    "dtype": DTYPES,
+    "seed": st.integers(0, 99),
+    "spread": st.floats(0, 4),
 }
 convolutions = {"case": conv_cases, "dtype": DTYPES, "seed": st.integers(0, 99)}
 
@@ -122,6 +139,12 @@ def test_convolution(backend: str, case: ConvCase, **how: Any) -> None:
     check_convolution(make_conv_inputs(case, **how), backend)
 
 
+@calls(200)
+@given(**windows)
+def test_windows(case: WindowCase, **how: Any) -> None:
+    check_windows(case, backend="cpu", **how)
+
+
 @interpreted
 @calls(10)
 @given(**attention)
@@ -141,3 +164,10 @@ def test_patch_embed_in_triton(case: PatchCase, mode: str, **how: Any) -> None:
 @given(**convolutions)
 def test_convolution_in_triton(case: ConvCase, **how: Any) -> None:
     check_convolution(make_conv_inputs(case, **how), "triton")
+
+
+@interpreted
+@calls(30)
+@given(**windows)
+def test_windows_in_triton(case: WindowCase, **how: Any) -> None:
+    check_windows(case, backend="triton", **how)

@@ -35,8 +35,11 @@ def grids_of(image: Tensor) -> Grids:
 
 def pad_image(image: Tensor) -> Tensor:
     """Pad [B, I, H, W] with zeros on the right and bottom to multiples of 32."""
-    pad_h, pad_w = (-size % SIZE_MULTIPLE for size in image.shape[2:])
-    return F.pad(image, (0, pad_w, 0, pad_h)) if pad_h or pad_w else image
+    # Not -size % 32: a compiler of torch 2.13 fails on its symbol where maps are resized.
+    pad_h, pad_w = (-(-size // SIZE_MULTIPLE) * SIZE_MULTIPLE - size for size in image.shape[2:])
+    if torch.compiler.is_compiling() or pad_h or pad_w:  # compiled once for both
+        return F.pad(image, (0, pad_w, 0, pad_h))
+    return image
 
 
 def crop_maps(

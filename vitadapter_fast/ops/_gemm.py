@@ -48,7 +48,10 @@ def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
         grad: [N, C].
         rows: [N, K].
     """
-    return linear(grad.t(), rows.t())
+    # oneDNN wants its first matrix dense: transpose the smaller.
+    if grad.shape[1] <= rows.shape[1]:
+        return linear(grad.t(), rows.t())
+    return linear(rows.t(), grad.t()).t().contiguous()
 
 
 def _by_onednn(rows: Tensor, weight: Tensor) -> bool:

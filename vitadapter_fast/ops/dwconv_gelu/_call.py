@@ -35,7 +35,7 @@ def pairs(flat: list[int]) -> list[tuple[int, int]]:
 def check(call: Call) -> None:
     """Raise ValueError unless all shapes, dtypes and devices agree."""
     tokens, grid_hw, weight, bias = call
-    if len(grid_hw) % 2 or not grid_hw or min(grid_hw) < 1:
+    if len(grid_hw) % 2 or not grid_hw or any(size < 1 for size in grid_hw):
         raise ValueError(
             f"dwconv_gelu: grid_hw must be (h, w) pairs of positive sizes, got {list(grid_hw)}"
         )

@@ -104,7 +104,7 @@ def check(call: Call) -> None:
 
 
 def _check_sizes(op: str, name: str, flat: list[int]) -> None:
-    if len(flat) % 2 or not flat or min(flat) < 1:
+    if len(flat) % 2 or not flat or any(size < 1 for size in flat):
         raise ValueError(f"{op}: {name} must be (h, w) pairs of positive sizes, got {list(flat)}")
 
 

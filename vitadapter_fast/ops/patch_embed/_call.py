@@ -53,7 +53,7 @@ def check(call: Call) -> None:
         )
     if bias is not None and bias.shape != (C,):
         raise ValueError(f"patch_embed: bias must be [{C}] or None, got {tuple(bias.shape)}")
-    if len(pos_hw) != 2 or min(pos_hw) < 1:
+    if len(pos_hw) != 2 or any(size < 1 for size in pos_hw):
         raise ValueError(f"patch_embed: pos_hw must be two positive sizes, got {list(pos_hw)}")
     if pos_embed.shape != (pos_hw[0] * pos_hw[1], C):
         raise ValueError(

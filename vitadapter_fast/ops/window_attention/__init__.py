@@ -14,10 +14,10 @@ from torch import Tensor
 
 from .._backends import choose, requested
 from .._library import define_autocast, define_gradient, define_op, lower
-from . import cpu, reference
+from . import cpu, reference, triton
 from ._call import Call, check, new_outputs
 
-BACKENDS: tuple[ModuleType, ...] = (cpu, reference)
+BACKENDS = (cpu, triton, reference)
 
 _ARGS = "Tensor qkv, SymInt[] hw, SymInt window_size"
 

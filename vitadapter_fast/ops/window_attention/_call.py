@@ -27,7 +27,7 @@ class Call(NamedTuple):
 def check(call: Call) -> None:
     """Raise ValueError unless shape, dtype and sizes agree."""
     qkv, hw, window_size = call
-    if len(hw) != 2 or min(hw) < 1:
+    if len(hw) != 2 or any(size < 1 for size in hw):
         raise ValueError(
             f"window_attention: hw must be the positive (h, w) of the token grid, got {tuple(hw)}"
         )

@@ -35,12 +35,11 @@ def forward(call: Call) -> tuple[Tensor, Tensor]:
 def backward(call: Call, grad_out: Tensor, out: Tensor, logsumexp: Tensor) -> Tensor:
     """Return the gradient of qkv, [B, h * w, 3, M, D]."""
     qkv, grad_out = dense_rows(call.qkv), dense_rows(grad_out)
-    out, logsumexp = out.contiguous(), logsumexp.contiguous()
+    logsumexp = logsumexp.contiguous()
     grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype)
     _native.launch(
         "window_attention_backward_cpu",
         **_arguments(call, qkv),
-        out=_native.address(out),
         logsumexp=_native.address(logsumexp),
         grad_out=_native.address(grad_out),
         grad_out_strides=row_strides(grad_out),

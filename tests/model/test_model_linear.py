@@ -1,0 +1,222 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Linear layers with the norm before and the residual after them, against torch's own layers."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitadapter_fast.model.linear import norm_linear, residual_linear
+
+ACTIVATIONS = ("none", "gelu", "swiglu")
+
+
+def randomized(module: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    return module.to(dtype)
+
+
+def activated(hidden: Tensor, activation: str) -> Tensor:
+    if activation == "swiglu":
+        gate, value = hidden.chunk(2, -1)
+        return F.silu(gate) * value
+    return F.gelu(hidden) if activation == "gelu" else hidden
+
+
+def gradients(out: Tensor, cotangent: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    return list(torch.autograd.grad(out, inputs, cotangent))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("shape", [(2, 5, 6), (1, 1, 6), (3, 300, 40)])
+@pytest.mark.parametrize("sizes", [(7,), (4, 9)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_norm_linear_is_norm_then_layers(
+    dtype: torch.dtype, shape: tuple[int, ...], sizes: tuple[int, ...], has_bias: bool
+) -> None:
+    torch.manual_seed(0)
+    norm = randomized(nn.LayerNorm(shape[2], eps=1e-6), dtype)
+    layers = [randomized(nn.Linear(shape[2], size, bias=has_bias), dtype) for size in sizes]
+    x = torch.randn(shape, dtype=dtype, requires_grad=True)
+    out = norm_linear(x, norm, *layers)
+    wanted = torch.cat([layer(norm(x)) for layer in layers], -1)
+    torch.testing.assert_close(out, wanted)
+    assert "_NormLinear" in type(out.grad_fn).__name__
+    inputs = [x, *norm.parameters(), *(p for layer in layers for p in layer.parameters())]
+    cotangent = torch.randn_like(out)
+    for got, right in zip(
+        gradients(out, cotangent, inputs), gradients(wanted, cotangent, inputs), strict=True
+    ):
+        torch.testing.assert_close(
+            got, right, rtol=1e-4 if dtype == torch.float32 else 1e-9, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("scaled", ["", "gamma", "kept", "gamma and kept"])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_residual_linear_is_the_sum(
+    dtype: torch.dtype, activation: str, scaled: str, has_bias: bool
+) -> None:
+    torch.manual_seed(0)
+    layer = randomized(nn.Linear(12, 40, bias=has_bias), dtype)
+    x = torch.randn(2, 300, 40, dtype=dtype, requires_grad=True)
+    wide = 24 if activation == "swiglu" else 12
+    hidden = torch.randn(2, 300, wide, dtype=dtype, requires_grad=True)
+    gamma = torch.randn(40, dtype=dtype, requires_grad=True) if "gamma" in scaled else None
+    kept = torch.tensor([0.0, 4.0], dtype=dtype).view(2, 1, 1) if "kept" in scaled else None
+    out = residual_linear(x, hidden, layer, activation=activation, gamma=gamma, kept=kept)
+    branch = layer(activated(hidden, activation))
+    wanted = x + (1 if gamma is None else gamma) * (1 if kept is None else kept) * branch
+    torch.testing.assert_close(out, wanted)
+    assert "_ResidualLinear" in type(out.grad_fn).__name__
+    inputs = [x, hidden, *layer.parameters(), *([] if gamma is None else [gamma])]
+    cotangent = torch.randn_like(out)
+    for got, right in zip(
+        gradients(out, cotangent, inputs), gradients(wanted, cotangent, inputs), strict=True
+    ):
+        torch.testing.assert_close(
+            got, right, rtol=1e-4 if dtype == torch.float32 else 1e-9, atol=1e-3
+        )
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradcheck(activation: str) -> None:
+    torch.manual_seed(0)
+    norm, layer = randomized(nn.LayerNorm(4)), randomized(nn.Linear(4, 6))
+    back = randomized(nn.Linear(3 if activation == "swiglu" else 6, 4))
+    gamma = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    kept = torch.tensor([2.0], dtype=torch.float64).view(1, 1, 1)
+
+    def branch(x: Tensor, gamma: Tensor, *_: Tensor) -> Tensor:
+        hidden = norm_linear(x, norm, layer)
+        return residual_linear(x, hidden, back, activation=activation, gamma=gamma, kept=kept)
+
+    x = torch.randn(1, 3, 4, dtype=torch.float64, requires_grad=True)
+    parameters = [*norm.parameters(), *layer.parameters(), *back.parameters()]
+    assert torch.autograd.gradcheck(branch, (x, gamma, *parameters))
+
+
+def test_cotangents_and_inputs_of_any_strides() -> None:
+    norm, layer = randomized(nn.LayerNorm(8), torch.float32), nn.Linear(8, 8)
+    x = torch.randn(2, 8, 9).transpose(1, 2).requires_grad_()
+    hidden = torch.randn(2, 9, 16)[..., ::2].requires_grad_()
+    out = residual_linear(x, hidden, layer) + norm_linear(x, norm, layer)
+    wanted = x + layer(hidden) + layer(norm(x))
+    for cotangent in (torch.ones(()).expand_as(out), torch.randn(9, 2, 8).transpose(0, 1)):
+        inputs = [x, hidden, layer.weight, layer.bias, norm.weight]
+        got = torch.autograd.grad(out, inputs, cotangent, retain_graph=True)
+        right = torch.autograd.grad(wanted, inputs, cotangent, retain_graph=True)
+        for a, b in zip(got, right, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_that_nobody_needs_are_not_made() -> None:
+    norm, layer = nn.LayerNorm(8), nn.Linear(8, 8)
+    layer.requires_grad_(False)
+    x = torch.randn(1, 4, 8, requires_grad=True)
+    hidden = norm_linear(x, norm, layer)
+    residual_linear(x.detach(), hidden, layer, activation="gelu").sum().backward()
+    assert x.grad is not None and layer.weight.grad is None
+    assert norm.weight.grad is not None
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_autocast_is_as_close_as_that_of_torch(low: torch.dtype, activation: str) -> None:
+    torch.manual_seed(0)
+    norm, layer = nn.LayerNorm(64), nn.Linear(64, 128)
+    back = nn.Linear(64 if activation == "swiglu" else 128, 64)
+    gamma = torch.rand(64, requires_grad=True)
+    x = torch.randn(2, 50, 64, requires_grad=True)
+
+    def ours(x: Tensor) -> Tensor:
+        hidden = norm_linear(x, norm, layer)
+        return residual_linear(x, hidden, back, activation=activation, gamma=gamma)
+
+    def theirs(x: Tensor) -> Tensor:
+        return x + gamma * back(activated(layer(norm(x)), activation))
+
+    inputs = [x, gamma, *norm.parameters(), *layer.parameters(), *back.parameters()]
+    cotangent = torch.randn_like(x)
+
+    def run(branch: Any) -> list[Tensor]:
+        out = branch(x)
+        assert out.dtype == torch.float32
+        return [out, *gradients(out, cotangent, inputs)]
+
+    truth = run(theirs)
+    with torch.autocast("cpu", low):
+        got, peer = run(ours), run(theirs)
+    for a, b, right in zip(got, peer, truth, strict=True):
+        assert a.dtype == right.dtype
+        error, allowed = (a - right).abs().max(), (b - right).abs().max()
+        assert error <= 2 * allowed + 4 * torch.finfo(low).eps * right.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_modules(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    norm, layer = nn.LayerNorm(32), nn.Linear(32, 32)
+    gamma, x = torch.rand(32), torch.randn(1, 40, 32)
+    wanted = x + gamma * layer(norm(x))
+    norm, layer, gamma, x = norm.to(dtype), layer.to(dtype), gamma.to(dtype), x.to(dtype)
+    out = residual_linear(x, norm_linear(x, norm, layer), nn.Linear(32, 32).to(dtype), gamma=gamma)
+    assert out.dtype == dtype
+    out = residual_linear(x, norm(x), layer, gamma=gamma)
+    torch.testing.assert_close(out.float(), wanted, rtol=0, atol=8 * torch.finfo(dtype).eps)
+
+
+class Adapted(nn.Linear):
+    """As of a low-rank adapter: the same weight, another result."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
+def test_layers_of_others_are_called() -> None:
+    norm, layer = nn.LayerNorm(8), Adapted(8, 8)
+    x = torch.randn(1, 4, 8)
+    torch.testing.assert_close(norm_linear(x, norm, layer), layer(norm(x)))
+    torch.testing.assert_close(residual_linear(x, x, layer), x + layer(x))
+
+
+def test_hooks_run() -> None:
+    norm, layer = nn.LayerNorm(8), nn.Linear(8, 8)
+    x, seen = torch.randn(1, 4, 8), []
+    layer.register_forward_hook(lambda *_: seen.append("layer"))
+    norm.register_forward_hook(lambda *_: seen.append("norm"))
+    norm_linear(x, norm, layer)
+    residual_linear(x, x, layer)
+    assert seen == ["norm", "layer", "layer"]
+
+
+def test_second_derivatives_are_refused() -> None:
+    x = torch.randn(1, 4, 8, requires_grad=True)
+    out = residual_linear(x, x, nn.Linear(8, 8))
+    (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_only_what_the_activation_reads_is_kept() -> None:
+    norm, layer, back = nn.LayerNorm(8), nn.Linear(8, 32), nn.Linear(32, 8)
+    x = torch.randn(1, 100, 8, requires_grad=True)
+    gamma = torch.ones(8, requires_grad=True)
+    kept: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        hidden = norm_linear(x, norm, layer)
+        residual_linear(x, hidden, back, activation="gelu", gamma=gamma)
+    tokens, statistics, preactivation = 800, 100, 3200
+    large = sorted(count for count in kept if count >= 100 and count not in (256,))
+    assert large == [statistics, statistics, tokens, preactivation]

@@ -1,0 +1,124 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""The Triton kernels: _triton_kernels.py."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _triton
+from .._tensors import dense_rows, row_strides
+from .._triton import Config
+from ._call import Call, new_outputs
+
+_LARGEST = 65535  # of the second and third axis of a launch
+_MAX_WINDOW = 2**30  # sums of two sizes are 32-bit integers
+
+
+def unsupported_reason(call: Call) -> str | None:
+    """Return why the Triton kernels cannot run this call, or None."""
+    if (reason := _triton.unsupported_reason(call.qkv)) is not None:
+        return reason
+    B, _, _, M, _ = call.qkv.shape
+    if max(B, M) > _LARGEST:
+        return f"it takes at most {_LARGEST} images and heads, got {B} and {M}"
+    if call.window_size > _MAX_WINDOW:
+        return f"it takes windows of at most {_MAX_WINDOW} tokens a side, got {call.window_size}"
+    return None
+
+
+def forward(call: Call) -> tuple[Tensor, Tensor]:
+    """Return the attended tokens, [B, h * w, M * D], and logsumexp of the logits, [B, h * w, M]."""
+    from ._triton_kernels import forward_kernel
+
+    out, logsumexp = new_outputs(call)
+    tensors = {**_rows("qkv", call.qkv), "out": out, "logsumexp": logsumexp}
+    with _triton.current_device(out):
+        _launch(forward_kernel, call, tensors)
+    return out, logsumexp
+
+
+def backward(call: Call, grad_out: Tensor, out: Tensor, logsumexp: Tensor) -> Tensor:
+    """Return the gradient of qkv, [B, h * w, 3, M, D]."""
+    from ._triton_kernels import key_gradient_kernel, query_gradient_kernel
+
+    grad_qkv = call.qkv.new_empty(call.qkv.shape)
+    logsumexp = logsumexp.contiguous()
+    tensors = {
+        **_rows("qkv", call.qkv),
+        **_rows("grad_out", grad_out),
+        "logsumexp": logsumexp,
+        "products": torch.empty_like(logsumexp),
+        "grad_qkv": grad_qkv,
+    }
+    with _triton.current_device(grad_qkv):
+        _launch(query_gradient_kernel, call, {**tensors, "out": out.contiguous()})
+        _launch(key_gradient_kernel, call, tensors)
+    return grad_qkv
+
+
+def _launch(kernel: Any, call: Call, tensors: dict[str, Any]) -> None:
+    from ._triton_kernels import CONFIGS, STEPS, WIDEST
+
+    B, _, _, M, D = call.qkv.shape
+    (h, w), size = call.hw, call.window_size
+    is_double = call.qkv.dtype == torch.float64
+    channels = max(16, 1 << (int(D) - 1).bit_length())
+    bytes_each = call.qkv.element_size()
+    default, step = CONFIGS[bytes_each], STEPS[bytes_each]
+    if channels > WIDEST:
+        default, step = default._replace(rows=max(16, default.rows // 2)), max(16, step // 2)
+
+    def run(config: Config) -> None:
+        rows = max(16, config.rows)  # the least that matrix units take
+        # -(-a // b) is the ceiling of a / b.
+        most = min(h, size) * min(w, size)
+        blocks = -(-most // rows)
+        _triton.launch(
+            kernel,
+            grid=(-(-h // size) * -(-w // size) * blocks, M, B),
+            **tensors,
+            h=h,
+            w=w,
+            window_size=size,
+            M=int(M),
+            D=int(D),
+            SCALE=float(D) ** -0.5,
+            # The interpreter would multiply the bits of bfloat16.
+            WIDENS=is_double or _triton.is_interpreted(),
+            PRECISION="ieee" if is_double or _is_exact() else "tf32",
+            BLOCKS=int(blocks),
+            STEPS=int(-(-most // step)),
+            ROWS=rows,
+            STEP=step,
+            CHANNELS=channels,
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
+        )
+
+    name = f"window_attention {kernel.__name__}"
+    _triton.run_configured((name, call.qkv.device, call.qkv.dtype, int(D)), default, run)
+
+
+def _rows(name: str, tensor: Tensor) -> dict[str, Any]:
+    """Return a tensor as kernels take it: rows a fixed stride apart, and rows from image to image.
+
+    The stride is compiled into the address arithmetic; it is the same for all image sizes.
+    """
+    tensor = dense_rows(tensor)
+    B, N = tensor.shape[:2]
+    width = math.prod(tensor.shape[2:])
+    by_image, by_row = row_strides(tensor)
+    if N == 1:
+        by_row = width
+    if by_row == 0 or (B > 1 and by_image % by_row != 0):
+        tensor, by_image, by_row = tensor.contiguous(), N * width, width
+    per_image = by_image // by_row if B > 1 else 0
+    return {name: tensor, f"{name}_rows": per_image, f"{name.upper()}_ROW": int(by_row)}
+
+
+def _is_exact() -> bool:
+    # As torch's own float32 GEMMs on the device.
+    return torch.get_float32_matmul_precision() == "highest"
