@@ -88,25 +88,25 @@ def saved_in_a_real_run(model: nn.Module, image: Tensor) -> int:
 def test_saved_bytes_are_those_of_a_real_run(training: bool, overrides: dict[str, Any]) -> None:
     model = small(**overrides).train(training)
     real = saved_in_a_real_run(model, torch.randn(2, 3, 64, 96))
-    assert info.cost(model, (64, 96), batch=2).total.saved_bytes == pytest.approx(real, rel=0.02)
+    assert info.cost(model, (64, 96), batch=2).total.saved_bytes == real
 
 
 def test_saved_bytes_of_a_padded_image_are_those_of_a_real_run() -> None:
     model = small()
     real = saved_in_a_real_run(model, torch.randn(1, 3, 70, 45))
-    assert info.cost(model, (70, 45)).total.saved_bytes == pytest.approx(real, rel=0.02)
+    assert info.cost(model, (70, 45)).total.saved_bytes == real
 
 
 def test_saved_bytes_of_s_at_224_are_those_of_a_real_run() -> None:
     real = saved_in_a_real_run(vf.vit_adapter_s(), torch.randn(1, 3, 224, 224))
     counted = info.cost(on_meta("s"), 224).total.saved_bytes
-    assert counted == pytest.approx(real, rel=0.02)
+    assert counted == real
 
 
 def test_saved_bytes_in_bfloat16_are_those_of_a_real_run() -> None:
     model = small().bfloat16()
     real = saved_in_a_real_run(model, torch.randn(1, 3, 64, 64, dtype=torch.bfloat16))
-    assert info.cost(model, 64).total.saved_bytes == pytest.approx(real, rel=0.02)
+    assert info.cost(model, 64).total.saved_bytes == real
 
 
 def test_saved_bytes_under_autocast_are_those_of_a_real_run() -> None:
@@ -115,6 +115,7 @@ def test_saved_bytes_under_autocast_are_those_of_a_real_run() -> None:
         real = saved_in_a_real_run(model, image)
     with torch.autocast("cpu", torch.bfloat16):
         counted = info.cost(model, 64).total.saved_bytes
+    # Torch's fake batch norm keeps its statistics, 2 numbers a channel, in the dtype of the map.
     assert counted == pytest.approx(real, rel=0.02)
     assert counted < info.cost(model, 64).total.saved_bytes
 
@@ -175,6 +176,16 @@ def test_hooks_of_the_user_are_not_called() -> None:
         module.register_forward_pre_hook(lambda module, args: called.append(module))
     info.cost(model, 64)
     assert called == []
+
+
+def test_model_that_is_to_be_compiled_costs_the_same_and_is_not() -> None:
+    def refuse(graph: Any, inputs: Any) -> Any:
+        raise AssertionError("compiled")
+
+    model = small()
+    expected = info.cost(model, 64)
+    model.compile(backend=refuse)
+    assert info.cost(model, 64) == expected
 
 
 def test_model_on_meta_costs_the_same_and_stays_there() -> None:
