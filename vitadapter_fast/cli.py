@@ -14,7 +14,7 @@ from .version import __version__
 _COMMANDS = {
     "features": "run photos through a model: table, picture, feature maps",
     "convert": "convert DINOv2 checkpoints from patch size 14 to 16",
-    "info": "list which backend runs which operator here, and why",
+    "info": "list which backend runs which operator here, and why; or what a model costs",
 }
 # Import name -> package of the [cli] extra.
 _EXTRAS = {"PIL": "pillow", "rich": "rich", "matplotlib": "matplotlib"}

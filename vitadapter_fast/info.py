@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""What runs here and why not: the op x backend table, the facts of the build, and a self-test."""
+"""What runs here and why not: the op x backend table, the facts of the build, and a self-test.
+
+And what a model costs anywhere: ``cost``.
+"""
 
 import argparse
 import platform
@@ -14,11 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import model as presets
 from . import ops
+from .cost import BoxCost, Cost, cost
 from .errors import BackendUnavailable
 from .ops import _native
 from .ops._backends import NAMES
 from .version import __version__
+
+__all__ = ["BoxCost", "Cost", "Probe", "check", "cost", "facts", "probes", "table", "why_not"]
 
 Run = Callable[..., Tensor]
 
@@ -172,19 +179,64 @@ def _cuda_device() -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``python -m vitadapter_fast info``."""
-    parser.add_argument(
+    task = parser.add_mutually_exclusive_group()
+    task.add_argument(
         "--check",
         action="store_true",
         help="compare every backend that runs here with the reference; exit 1 on a mismatch",
     )
+    task.add_argument(
+        "--cost",
+        choices=tuple(presets.PRESETS),
+        help="print what a forward pass of this model costs in training, box by box, from shapes "
+        "alone",
+    )
+    parser.add_argument(
+        "--size",
+        type=_image_size,
+        metavar="N|HxW",
+        help=f"with --cost: height and width of an image in pixels (default: {_SIZE})",
+    )
+    parser.add_argument(
+        "--batch", type=_batch, metavar="N", help="with --cost: number of images (default: 1)"
+    )
+
+
+_SIZE = 1024
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    height, by, width = text.partition("x")
+    try:
+        hw = int(height), int(width if by else height)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be N or HxW, got {text!r}") from None
+    if min(hw) < 32:
+        raise argparse.ArgumentTypeError(f"must be at least 32, got {text}")
+    return hw
+
+
+def _batch(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number of images, at least 1, got {text!r}")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the facts and the table; with ``--check`` run the self-test. Return the exit code."""
+    """Print the facts and the table; with ``--check`` run the self-test, with ``--cost`` the costs.
+
+    Returns:
+        The exit code.
+    """
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
+    if args.cost is not None:
+        return _print_cost(console, args.cost, args.size or (_SIZE, _SIZE), args.batch or 1)
+    if args.size is not None or args.batch is not None:
+        sys.stderr.write("error: --size and --batch need --cost\n")
+        return 1
     listing = Table(show_header=False, box=None, pad_edge=False)
     for name, fact in facts().items():
         listing.add_row(f"[bold]{name}[/bold]", fact)
@@ -201,6 +253,44 @@ def run(args: argparse.Namespace) -> int:
     for number, reason in enumerate(reasons, 1):
         console.print(f"({number}) {reason}", markup=False, highlight=False)
     return _self_test(console, found) if args.check else 0
+
+
+def _print_cost(console: Any, name: str, hw: tuple[int, int], batch: int) -> int:
+    from rich.table import Table
+
+    with torch.device("meta"):
+        model = getattr(presets, f"vit_adapter_{name}")().train()
+    costs = cost(model, hw, batch)
+    images = "1 image" if batch == 1 else f"{batch} images"
+    grid = Table(
+        title=f"vit_adapter_{name}: one forward pass in training, {images} of {hw[0]} x {hw[1]}, "
+        "float32",
+        title_justify="left",
+        caption="moved: inputs and parameters read once, outputs written once, call by call; "
+        "saved: kept for backward",
+        caption_justify="left",
+    )
+    grid.add_column("box", no_wrap=True)
+    for column in ("GFLOP", "share", "moved", "params", "saved", "share"):
+        grid.add_column(column, no_wrap=True, justify="right")
+    total = costs.total
+    for box in (*costs.boxes, total):
+        grid.add_row(
+            box.name,
+            f"{box.flops / 1e9:,.1f}",
+            f"{box.flops / total.flops:.0%}",
+            _mebibytes(box.bytes_moved),
+            _mebibytes(box.parameter_bytes),
+            _mebibytes(box.saved_bytes),
+            f"{box.saved_bytes / total.saved_bytes:.0%}",
+            end_section=box is costs.boxes[-1],
+        )
+    console.print(grid)
+    return 0
+
+
+def _mebibytes(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.1f} MiB" if num_bytes < 2**30 else f"{num_bytes / 2**30:,.2f} GiB"
 
 
 def _self_test(console: Any, found: dict[str, dict[str, str | None]]) -> int:
