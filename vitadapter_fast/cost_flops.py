@@ -64,7 +64,8 @@ def _window_attention(qkv: Tensor, hw: Sequence[int], window_size: int) -> int:
     """
     B, _, _, M, D = qkv.shape
     # Over windows of r x c tokens, the sum of (r * c)^2 is the product of two sums.
-    pairs = _sum_of_squares(hw[0], window_size) * _sum_of_squares(hw[1], window_size)
+    sides = [window_size or length for length in hw]
+    pairs = _sum_of_squares(hw[0], sides[0]) * _sum_of_squares(hw[1], sides[1])
     return 4 * B * M * D * pairs
 
 

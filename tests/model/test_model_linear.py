@@ -60,16 +60,19 @@ def test_norm_linear_is_norm_then_layers(
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("scaled", ["", "gamma", "kept", "gamma and kept"])
 @pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("batch", [1, 2])
 def test_residual_linear_is_the_sum(
-    dtype: torch.dtype, activation: str, scaled: str, has_bias: bool
+    dtype: torch.dtype, activation: str, scaled: str, has_bias: bool, batch: int
 ) -> None:
     torch.manual_seed(0)
     layer = randomized(nn.Linear(12, 40, bias=has_bias), dtype)
-    x = torch.randn(2, 300, 40, dtype=dtype, requires_grad=True)
+    x = torch.randn(batch, 300, 40, dtype=dtype, requires_grad=True)
     wide = 24 if activation == "swiglu" else 12
-    hidden = torch.randn(2, 300, wide, dtype=dtype, requires_grad=True)
+    hidden = torch.randn(batch, 300, wide, dtype=dtype, requires_grad=True)
     gamma = torch.randn(40, dtype=dtype, requires_grad=True) if "gamma" in scaled else None
-    kept = torch.tensor([0.0, 4.0], dtype=dtype).view(2, 1, 1) if "kept" in scaled else None
+    kept = (
+        torch.tensor([4.0, 0.0], dtype=dtype)[:batch].view(-1, 1, 1) if "kept" in scaled else None
+    )
     out = residual_linear(x, hidden, layer, activation=activation, gamma=gamma, kept=kept)
     branch = layer(activated(hidden, activation))
     wanted = x + (1 if gamma is None else gamma) * (1 if kept is None else kept) * branch

@@ -58,7 +58,9 @@ def crop_maps(
 
 def tokens_to_map(tokens: Tensor, hw: tuple[int, int]) -> Tensor:
     """View tokens [B, h * w, C] as a map [B, C, h, w], which is channels last."""
-    return torch.unflatten(tokens.transpose(1, 2), 2, hw)
+    # In this order: transposed first, the batch stride of a single image would not be that of a
+    # channels-last tensor, and torch's kernels would take it for NCHW.
+    return torch.unflatten(tokens, 1, hw).permute(0, 3, 1, 2)
 
 
 def map_to_tokens(feature_map: Tensor) -> Tensor:

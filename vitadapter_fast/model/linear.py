@@ -68,6 +68,10 @@ def residual_linear(
         # Small factors first: then the tokens are read and written once instead of three times.
         scale = gamma if kept is None else kept if gamma is None else kept * gamma
         return x + branch if scale is None else torch.addcmul(x, scale, branch)
+    if kept is not None and x.shape[0] == 1:
+        # The factor of the only image is one of the weight as well, where it costs no pass.
+        gamma = kept.flatten().expand(x.shape[2]) if gamma is None else gamma * kept.flatten()
+        kept = None
     result: Tensor = _ResidualLinear.apply(  # type: ignore[no-untyped-call]
         x, hidden, layer.weight, layer.bias, gamma, kept, activation, dtype
     )

@@ -275,7 +275,7 @@ class ViTAdapter(nn.Module):
             vit_tokens = vit_tokens[-1:]
 
         norms = (self.norm1, self.norm2, self.norm3, self.norm4)
-        maps = feature_pyramid(c, map_4, vit_tokens, grids, self.up, norms)
+        maps = feature_pyramid(c, map_4, vit_tokens, grids, self.up, norms, self.memory_format)
         H, W = image.shape[2:]
         return crop_maps(maps, (H, W), self.memory_format)
 

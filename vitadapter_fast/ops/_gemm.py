@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_PIECE = 1024  # rows
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -48,10 +49,19 @@ def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
         grad: [N, C].
         rows: [N, K].
     """
-    # oneDNN wants its first matrix dense: transpose the smaller.
-    if grad.shape[1] <= rows.shape[1]:
+    # oneDNN wants its first matrix dense: transpose the smaller, in pieces that stay in the cache.
+    # As a whole [5376, 384] took 15 ms in a model's backward pass, which is mostly page faults.
+    if grad.shape[1] > rows.shape[1]:
+        return weight_gradient(rows, grad).t().contiguous()
+    if not _by_onednn(rows, grad):
         return linear(grad.t(), rows.t())
-    return linear(rows.t(), grad.t()).t().contiguous()
+    total = None
+    for some_grad, some_rows in zip(
+        torch.split(grad, _PIECE), torch.split(rows, _PIECE), strict=True
+    ):
+        total = linear(some_grad.t(), some_rows.t(), plus=total)
+    assert total is not None
+    return total
 
 
 def _by_onednn(rows: Tensor, weight: Tensor) -> bool:

@@ -61,9 +61,13 @@ def size_reason(call: Call) -> str | None:
     """Return why a call is too large for the kernels' 32-bit indices, or None."""
     h, w = call.grid_hw
     C = call.weight.shape[0]
-    coordinates = ((2 * max(a.inputs, a.outputs) + 5) * max(a.num, a.den) for a in axes(call))
-    largest = max(*coordinates, h * w * C, call.pos_embed.numel(), call.image.shape[0])
-    return f"it takes indices up to {_MAX_INT32}, got {largest}" if largest > _MAX_INT32 else None
+    indices = [h * w * C, call.pos_embed.numel(), call.image.shape[0]]
+    for axis in axes(call):
+        sizes, factors = (axis.inputs, axis.outputs), (axis.num, axis.den)
+        indices += [(2 * size + 5) * factor for size in sizes for factor in factors]
+    # Each by itself: a compiler would compile again wherever another of them is the largest.
+    too_large = [index for index in indices if index > _MAX_INT32]
+    return f"it takes indices up to {_MAX_INT32}, got {max(too_large)}" if too_large else None
 
 
 def result_dtype(call: Call) -> torch.dtype:
