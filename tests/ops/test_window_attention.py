@@ -290,6 +290,14 @@ def test_cuda_is_named_as_the_backend_that_the_op_lacks() -> None:
         window_attention(qkv, *rest, backend="cuda")
 
 
+def test_choice_of_a_backend_for_the_whole_model_leaves_alone_the_op_that_lacks_it() -> None:
+    qkv, *rest = op_args(torch.float32)
+    with vitadapter_fast.backend("cuda"):
+        out = window_attention(qkv, *rest)
+        torch.autograd.grad(out.sum(), qkv)
+    assert torch.equal(out, window_attention(qkv, *rest))
+
+
 BAD_CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "rank": ({"qkv": torch.zeros(1, 4, 24)}, r"qkv must be \[B, h \* w, 3, M, D\].*unflatten"),
     "two_parts": ({"qkv": torch.zeros(1, 4, 2, 1, 8)}, r"qkv must be .* got \(1, 4, 2, 1, 8\)"),

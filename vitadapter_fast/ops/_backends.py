@@ -54,12 +54,18 @@ def choose(
         op: Name of the op, for messages.
         backends: Modules in the order in which they are tried.
         call: The tensors and sizes of the call.
-        argument: The caller's ``backend=`` argument.
+        argument: The caller's ``backend=`` argument. A ``with`` block or the environment asks all
+            ops, and one that has no backend of the name takes the first that can run.
 
     Raises:
         BackendUnavailable: The requested backend, or every backend, objects; says why.
     """
     wanted = requested(argument)
+    if argument is None and wanted not in [name_of(module) for module in backends]:
+        # The choice for a whole model leaves alone an op that has no such backend.
+        if wanted is not None:
+            _log.debug("%s: has no backend %r", op, wanted)
+        wanted = None
     if wanted is None:
         reasons = []
         for module in backends:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._backends import choose, requested
+from .._backends import choose, name_of, requested
 from .._library import define_autocast, define_gradient, define_op, lower
 from . import cpu, reference, triton
 from ._call import Call, check, new_outputs
@@ -100,7 +100,8 @@ def _fake_backward(
 def _save(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: tuple[Tensor, Tensor]) -> None:
     qkv, ctx.hw, ctx.window_size = inputs
     # Autograd may run backward in another thread, which does not see the caller's with block.
-    ctx.backend = requested(keyword_only_inputs["backend"])
+    name = requested(keyword_only_inputs["backend"])
+    ctx.backend = name if name in [name_of(module) for module in BACKENDS] else None
     out, logsumexp = output
     ctx.mark_non_differentiable(logsumexp)
     ctx.save_for_backward(qkv, out, logsumexp)
