@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny import TINY
 from torch import Tensor
 
 from vitadapter_fast import ViTAdapter
@@ -26,17 +27,6 @@ MODELS = {
     "base": (768, 12, 3072, False),
     "large": (1024, 24, 4096, False),
     "giant": (1536, 40, 4096, True),
-}
-TINY: dict[str, Any] = {
-    "pretrain_size": 64,
-    "img_size": 64,
-    "embed_dim": 32,
-    "depth": 4,
-    "num_heads": 2,
-    "conv_inplane": 8,
-    "deform_num_heads": 2,
-    "deform_ratio": 0.5,
-    "interaction_indexes": [[0, 0], [1, 1], [2, 2], [3, 3]],
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import WINDOWED
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,20 +16,7 @@ import vitadapter_fast as vf
 from vitadapter_fast import cli, cost_flops, info
 from vitadapter_fast.cost import BOXES, BoxCost, Cost
 
-SMALL: dict[str, Any] = {
-    "pretrain_size": 64,
-    "img_size": 64,
-    "embed_dim": 32,
-    "depth": 4,
-    "num_heads": 2,
-    "conv_inplane": 8,
-    "deform_num_heads": 2,
-    "deform_ratio": 0.5,
-    "interaction_indexes": [[0, 0], [1, 1], [2, 2], [3, 3]],
-    "window_attn": [True, False, True, False],
-    "window_size": [3, None, 4, None],
-    "drop_path_rate": 0.2,
-}
+SMALL: dict[str, Any] = {**WINDOWED, "drop_path_rate": 0.2}
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -11,25 +11,12 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from safetensors import safe_open
+from tiny import WINDOWED
 from torch import Tensor
 
 from vitadapter_fast import ViTAdapter
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-
-TINY: dict[str, Any] = {
-    "pretrain_size": 64,
-    "img_size": 64,
-    "embed_dim": 32,
-    "depth": 4,
-    "num_heads": 2,
-    "conv_inplane": 8,
-    "deform_num_heads": 2,
-    "deform_ratio": 0.5,
-    "interaction_indexes": [[0, 0], [1, 1], [2, 2], [3, 3]],
-    "window_attn": [True, False, True, False],
-    "window_size": [3, None, 4, None],
-}
 
 
 class Golden(NamedTuple):
@@ -63,7 +50,7 @@ def tiny() -> Callable[..., ViTAdapter]:
 
     def build(**overrides: Any) -> ViTAdapter:
         torch.manual_seed(0)
-        model = ViTAdapter(**{**TINY, "init_values": 1.0, **overrides})
+        model = ViTAdapter(**{**WINDOWED, "init_values": 1.0, **overrides})
         with torch.no_grad():
             torch.nn.init.normal_(model.pos_embed, std=0.5)
             for name, parameter in model.named_parameters():

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torch._dynamo.utils import counters
+from torch.nn.utils import prune
 
 from vitadapter_fast import ViTAdapter
 from vitadapter_fast.model.grid import pad_image
@@ -245,3 +246,18 @@ def test_maps_are_channels_last_on_request(tiny: Build, image: Tensor) -> None:
     assert all(m.is_contiguous(memory_format=torch.channels_last) for m in maps)
     for actual, expected in zip(maps, tiny().eval()(image), strict=True):
         torch.testing.assert_close(actual, expected)
+
+
+@torch.no_grad()
+def test_pruned_convolutions_are_called(tiny: Build, image: Tensor) -> None:
+    model = tiny().eval()
+    before = model(image)
+    for layer in (model.spm.stem[0], model.spm.fc2):
+        prune.random_unstructured(layer, "weight", amount=0.5)
+        layer.weight_orig.mul_(2)  # pruning makes the weight of it before every call
+    pruned = model(image)
+    for layer in (model.spm.stem[0], model.spm.fc2):
+        prune.remove(layer, "weight")
+    for actual, expected, old in zip(pruned, model(image), before, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(actual, old)

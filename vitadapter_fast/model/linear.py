@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..ops import _gemm
+from .plain import is_plain
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, *layers: nn.Linear) -> Tensor:
@@ -106,7 +106,7 @@ def _fused_dtype(x: Tensor, *modules: nn.Module) -> torch.dtype | None:
     """
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return None
-    if any(_is_altered(module) for module in modules):
+    if not all(is_plain(module, nn.Linear, nn.LayerNorm) for module in modules):
         return None
     weights = [module.weight for module in modules]
     if any(weight.dtype != weights[0].dtype for weight in weights):
@@ -116,19 +116,6 @@ def _fused_dtype(x: Tensor, *modules: nn.Module) -> torch.dtype | None:
         low = torch.get_autocast_dtype(device)
         return low if wanted == torch.float32 and x.dtype in (low, wanted) else None
     return x.dtype if x.dtype == wanted else None
-
-
-def _is_altered(module: nn.Module) -> bool:
-    return (
-        type(module) not in (nn.Linear, nn.LayerNorm)
-        or is_traceable_wrapper_subclass(module.weight)
-        or bool(
-            module._forward_hooks
-            or module._forward_pre_hooks
-            or module._backward_hooks
-            or module._backward_pre_hooks
-        )
-    )
 
 
 class _NormLinear(torch.autograd.Function):

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, distributed, nn
 
+from .plain import is_plain
+
 NORMS = ("auto", "BN", "SyncBN", "GN")
 
 
@@ -37,11 +39,9 @@ def make_norm(kind: str, channels: int) -> nn.Module:
 def is_constant(norm: nn.Module) -> bool:
     """Return whether ``norm`` is a batch norm that scales and shifts by its running statistics."""
     return (
-        type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+        is_plain(norm, nn.BatchNorm2d, nn.SyncBatchNorm)
         and not norm.training
         and isinstance(norm.running_var, Tensor)
-        and isinstance(norm.weight, Tensor)
-        and not (norm._forward_hooks or norm._forward_pre_hooks)
     )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .grid import map_to_tokens
 from .norm import as_affine, is_constant, make_norm
+from .plain import is_plain
 
 
 class SpatialPrior(nn.Module):
@@ -69,7 +70,7 @@ def conv_norm_relu(x: Tensor, layers: nn.Sequential) -> Tensor:
             x = layer(x)
             continue
         norm, relu = next(rest), next(rest)
-        if is_constant(norm) and type(layer) is nn.Conv2d and not layer._forward_hooks:
+        if is_constant(norm) and is_plain(layer, nn.Conv2d):
             scale, shift = as_affine(norm)
             weight = layer.weight * scale[:, None, None, None]
             x = relu(F.conv2d(x, weight, shift, layer.stride, layer.padding))
@@ -80,7 +81,7 @@ def conv_norm_relu(x: Tensor, layers: nn.Sequential) -> Tensor:
 
 def _project(feature_map: Tensor, layer: nn.Conv2d, embed: Tensor) -> Tensor:
     """1 x 1 convolution of a map to tokens, [B, h * w, C], plus an embedding, [C]."""
-    if type(layer) is not nn.Conv2d or layer._forward_hooks or layer.bias is None:
+    if not is_plain(layer, nn.Conv2d) or layer.bias is None:
         return map_to_tokens(layer(feature_map)) + embed
     return map_to_tokens(F.conv2d(feature_map, layer.weight, layer.bias + embed))
 

@@ -1,0 +1,23 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""A layer in; out whether its arithmetic may be done without calling it."""
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+
+def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Return whether ``module`` is just one of ``kinds``: not wrapped, hooked, pruned or sharded.
+
+    Hooks count both ways: pruning, for one, makes the weight anew before every call.
+    """
+    weight = getattr(module, "weight", None)
+    return (
+        type(module) in kinds
+        and isinstance(weight, Tensor)
+        and not is_traceable_wrapper_subclass(weight)
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+        and not module._backward_hooks
+        and not module._backward_pre_hooks
+    )
