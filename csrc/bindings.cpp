@@ -9,6 +9,7 @@
 #include <array>
 #include <vector>
 
+#include "batch_norm/params.h"
 #include "build_facts.h"
 #include "common/check.h"
 #include "common/isa.h"
@@ -189,6 +190,46 @@ void def_window_attention(py::module_& module, const char* name) {
              "grad_out_strides"_a = Strides{0, 0}, "grad_qkv"_a = 0, "num_threads"_a = 1);
 }
 
+template <void (*launch)(const BatchNormParams&)>
+void def_batch_norm(py::module_& module, const char* name) {
+  using py::literals::operator""_a;
+  using Strides = std::pair<int64_t, int64_t>;
+  auto run = [](Address tokens, Strides tokens_strides, int dtype,
+                const std::array<int64_t, 3>& tokens_shape, Address weight, Address bias,
+                double eps, bool has_relu, bool has_planes, Address mean, Address variance,
+                Address out, Address grad_out, Strides grad_out_strides, Address grad_tokens,
+                Address grad_weight, Address grad_bias, int num_threads) {
+    const BatchNormParams p{pointer(tokens),
+                            tokens_strides.first,
+                            tokens_strides.second,
+                            static_cast<DType>(dtype),
+                            tokens_shape[0],
+                            tokens_shape[1],
+                            tokens_shape[2],
+                            pointer(weight),
+                            pointer(bias),
+                            eps,
+                            has_relu,
+                            has_planes,
+                            pointer(mean),
+                            pointer(variance),
+                            pointer(out),
+                            pointer(grad_out),
+                            grad_out_strides.first,
+                            grad_out_strides.second,
+                            pointer(grad_tokens),
+                            pointer(grad_weight),
+                            pointer(grad_bias),
+                            num_threads};
+    py::gil_scoped_release release;
+    launch(p);
+  };
+  module.def(name, run, py::kw_only(), "tokens"_a, "tokens_strides"_a, "dtype"_a, "tokens_shape"_a,
+             "weight"_a, "bias"_a, "eps"_a, "has_relu"_a, "has_planes"_a, "mean"_a, "variance"_a,
+             "out"_a = 0, "grad_out"_a = 0, "grad_out_strides"_a = Strides{0, 0},
+             "grad_tokens"_a = 0, "grad_weight"_a = 0, "grad_bias"_a = 0, "num_threads"_a = 1);
+}
+
 // The fields of Bicubic but for antialias.
 using Axis = std::array<int, 7>;
 
@@ -267,6 +308,8 @@ PYBIND11_MODULE(_C, module) {
   def_resize_add<patch_embed_resize_add_cpu>(module, "patch_embed_resize_add_cpu");
   def_window_attention<window_attention_forward_cpu>(module, "window_attention_forward_cpu");
   def_window_attention<window_attention_backward_cpu>(module, "window_attention_backward_cpu");
+  def_batch_norm<batch_norm_forward_cpu>(module, "batch_norm_forward_cpu");
+  def_batch_norm<batch_norm_backward_cpu>(module, "batch_norm_backward_cpu");
 #if VITADAPTER_CUDA_KERNELS
   def_dwconv_gelu<dwconv_gelu_forward_cuda>(module, "dwconv_gelu_forward_cuda");
   def_dwconv_gelu<dwconv_gelu_backward_cuda>(module, "dwconv_gelu_backward_cuda");

@@ -283,7 +283,7 @@ def test_bytes_moved_are_inputs_parameters_and_outputs_of_each_call() -> None:
     image = 4 * 3 * 256 * 512
     tokens = 4 * 384 * 16 * 32
     prior = tokens * 21 // 4
-    map_4, maps = tokens * 16, tokens * (16 + 4 + 1) + tokens // 4
+    at_4, maps = 4 * 64 * 64 * 128, tokens * (16 + 4 + 1) + tokens // 4
     expected = {
         "patch_embed": image + tokens,
         "injectors": 4 * (tokens + prior + tokens),
@@ -295,8 +295,8 @@ def test_bytes_moved_are_inputs_parameters_and_outputs_of_each_call() -> None:
         assert boxes[name].bytes_moved == between + boxes[name].parameter_bytes
     # Of these two the batch norms also read statistics.
     for name, between in (
-        ("spatial_prior", image + map_4 + prior),
-        ("pyramid", map_4 + prior + tokens + maps),
+        ("spatial_prior", image + at_4 + prior),
+        ("pyramid", at_4 + prior + tokens + maps),
     ):
         statistics = boxes[name].bytes_moved - between - boxes[name].parameter_bytes
         assert 0 < statistics < 20_000

@@ -45,6 +45,11 @@ def _sampling(value: Tensor, *rest: Any) -> int:
     return 8 * weights.numel() * value.shape[3]
 
 
+def _batch_norm(*args: Any) -> int:
+    """None: a norm costs bytes, as torch's."""
+    return 0
+
+
 def _patch_embed(image: Tensor, weight: Tensor, *rest: Any) -> int:
     """2 for every token and element of the patch kernel."""
     patch_h, patch_w = weight.shape[2:]
@@ -79,12 +84,19 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> int:
     return 2 * B * M * Q * key.shape[2] * (D + value.shape[3])
 
 
+def _addmm(total: Tensor, left: Tensor, right: Tensor, *rest: Any) -> int:
+    """2 for every element of both and of the sum: [N, K] x [K, C]."""
+    return 2 * left.numel() * right.shape[1]
+
+
 FORMULAS: dict[str, Callable[..., int]] = {
+    f"{NAMESPACE}::batch_norm": _batch_norm,
     f"{NAMESPACE}::dwconv_gelu": _dwconv_gelu,
     f"{NAMESPACE}::ms_deform_attn": _sampling,
     f"{NAMESPACE}::ms_deform_attn_grid": _sampling,
     f"{NAMESPACE}::patch_embed": _patch_embed,
     f"{NAMESPACE}::window_attention": _window_attention,
-    # torch's counter knows the forms for GPUs only.
+    # torch's counter does not know the one, and the other on GPUs only.
+    "aten::addmm_": _addmm,
     "aten::_scaled_dot_product_flash_attention_for_cpu": _attention,
 }

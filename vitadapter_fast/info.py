@@ -74,13 +74,21 @@ def _windows(backend: str, qkv: Tensor) -> Tensor:
     return ops.window_attention(qkv, (8, 8), 5, backend=backend)
 
 
+def _norm(backend: str, tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    wide = torch.promote_types(tokens.dtype, torch.float32)
+    weight, bias = weight.to(wide), bias.to(wide)
+    return ops.batch_norm(tokens, weight, bias, has_planes=True, backend=backend)[0]
+
+
 def probes() -> dict[str, Probe]:
     """Return one probe for every op, by the op's name."""
     weights = _random(1, 16, 6, 12).softmax(-1).view(1, 16, 6, 3, 4)
     locations = _random(1, 16, 6, 3, 4, 2) / 4 + 0.5
     patch = (_random(1, 3, 64, 96), _random(32, 3, 16, 16), _random(32), _random(25, 32))
+    norm = (_random(2, 64, 96), _random(96), _random(96))
     conv = (_random(1, 84, 96), _random(96, 1, 3, 3), _random(96))
     return {
+        "batch_norm": Probe(norm, _norm),
         "dwconv_gelu": Probe(conv, _conv),
         "ms_deform_attn": Probe((_random(1, 84, 6, 64), locations, weights), _classic),
         "ms_deform_attn_grid": Probe(

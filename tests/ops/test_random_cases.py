@@ -19,6 +19,8 @@ from cases import (
 from cuda_on_cpu import route
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_batch_norm import NormCase, make_norm_inputs
+from test_batch_norm import check as check_norm
 from test_dwconv_gelu import check as check_convolution
 from test_ms_deform_attn import check as check_attention
 from test_patch_embed import check as check_patch_embed
@@ -94,6 +96,17 @@ windows = {
     "seed": st.integers(0, 99),
     "spread": st.floats(0, 4),
 }
+norm_cases = st.builds(
+    NormCase,
+    name=st.just("random"),
+    batch=st.integers(1, 3),
+    num_tokens=st.integers(16, 300),
+    channels=st.sampled_from([1, 7, 8, 31, 40, 96]),
+    has_relu=st.booleans(),
+    has_planes=st.booleans(),
+    mean=st.sampled_from([0.0, 1.0, -20.0]),
+)
+norms = {"case": norm_cases, "dtype": DTYPES, "seed": st.integers(0, 99)}
 convolutions = {"case": conv_cases, "dtype": DTYPES, "seed": st.integers(0, 99)}
 
 
@@ -137,6 +150,12 @@ def test_patch_embed(backend: str, case: PatchCase, mode: str, **how: Any) -> No
 @given(**convolutions)
 def test_convolution(backend: str, case: ConvCase, **how: Any) -> None:
     check_convolution(make_conv_inputs(case, **how), backend)
+
+
+@calls(200)
+@given(**norms)
+def test_batch_norm(case: NormCase, **how: Any) -> None:
+    check_norm(make_norm_inputs(case, **how), "cpu")
 
 
 @calls(200)

@@ -64,8 +64,9 @@ def tokens_to_map(tokens: Tensor, hw: tuple[int, int]) -> Tensor:
 
 
 def map_to_tokens(feature_map: Tensor) -> Tensor:
-    """View a map [B, C, h, w] as tokens [B, h * w, C]."""
-    return feature_map.flatten(2).transpose(1, 2)
+    """View a map [B, C, h, w], which is channels last, as tokens [B, h * w, C]."""
+    # In this order, for the same reason: so is its backward.
+    return feature_map.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def split_prior(tokens: Tensor, grids: Grids) -> tuple[Tensor, ...]:

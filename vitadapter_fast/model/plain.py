@@ -16,8 +16,15 @@ def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
         type(module) in kinds
         and isinstance(weight, Tensor)
         and not is_traceable_wrapper_subclass(weight)
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
-        and not module._backward_hooks
-        and not module._backward_pre_hooks
+        and not has_hooks(module)
+    )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether someone wants to see the calls of ``module``."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
     )

@@ -1,14 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""Image in; a map at 1/4 and prior tokens at 1/8, 1/16 and 1/32 out."""
+"""Image in; features at 1/4 and prior tokens at 1/8, 1/16 and 1/32 out."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .grid import map_to_tokens
-from .norm import as_affine, is_constant, make_norm
-from .plain import is_plain
+from .norm import as_affine, is_constant, make_norm, normalize
+from .plain import has_hooks, is_plain
 
 
 class SpatialPrior(nn.Module):
@@ -42,7 +42,9 @@ class SpatialPrior(nn.Module):
         self.fc4 = nn.Conv2d(4 * inplanes, embed_dim, 1)
 
     def forward(self, image: Tensor, level_embed: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the map at 1/4, [B, C, H / 4, W / 4], and the prior tokens, [B, Q, C].
+        """Return the features at 1/4, [B, inplanes, H / 4, W / 4], and prior tokens, [B, Q, C].
+
+        The pyramid projects the features with ``fc1``, into the map that it adds them to.
 
         Args:
             image: [B, I, H, W] with H and W multiples of 32.
@@ -56,7 +58,7 @@ class SpatialPrior(nn.Module):
         at_32 = conv_norm_relu(at_16, self.conv4)
         levels = zip((self.fc2, self.fc3, self.fc4), (at_8, at_16, at_32), level_embed, strict=True)
         tokens = [_project(level, layer, embed) for layer, level, embed in levels]
-        return self.fc1(at_4), torch.cat(tokens, dim=1)
+        return at_4, torch.cat(tokens, dim=1)
 
 
 def conv_norm_relu(x: Tensor, layers: nn.Sequential) -> Tensor:
@@ -74,6 +76,8 @@ def conv_norm_relu(x: Tensor, layers: nn.Sequential) -> Tensor:
             scale, shift = as_affine(norm)
             weight = layer.weight * scale[:, None, None, None]
             x = relu(F.conv2d(x, weight, shift, layer.stride, layer.padding))
+        elif type(relu) is nn.ReLU and not has_hooks(relu):
+            x = normalize(norm, layer(x), relu=True)
         else:
             x = relu(norm(layer(x)))
     return x

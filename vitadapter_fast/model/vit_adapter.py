@@ -262,7 +262,7 @@ class ViTAdapter(nn.Module):
             x = self.pos_drop(self.patch_embed(padded, self.pos_embed))
         # A compiler cannot tell a second run from a first, which moves the running statistics.
         with_cp = self.with_cp and not torch.compiler.is_compiling()
-        map_4, c = run(self.spm, padded, self.level_embed, with_cp=with_cp)
+        at_4, c = run(self.spm, padded, self.level_embed, with_cp=with_cp)
 
         vit_tokens = []
         for interaction, (first, last) in zip(self.interactions, self._stage_bounds, strict=True):
@@ -275,7 +275,9 @@ class ViTAdapter(nn.Module):
             vit_tokens = vit_tokens[-1:]
 
         norms = (self.norm1, self.norm2, self.norm3, self.norm4)
-        maps = feature_pyramid(c, map_4, vit_tokens, grids, self.up, norms, self.memory_format)
+        maps = feature_pyramid(
+            c, at_4, vit_tokens, grids, self.up, self.spm.fc1, norms, self.memory_format
+        )
         H, W = image.shape[2:]
         return crop_maps(maps, (H, W), self.memory_format)
 

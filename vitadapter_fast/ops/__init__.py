@@ -4,6 +4,7 @@
 
 from ._backends import backend
 from ._triton import tuning
+from .batch_norm import batch_norm
 from .dwconv_gelu import dwconv_gelu
 from .ms_deform_attn import ms_deform_attn, ms_deform_attn_grid
 from .patch_embed import patch_embed
@@ -11,6 +12,7 @@ from .window_attention import window_attention
 
 __all__ = [
     "backend",
+    "batch_norm",
     "dwconv_gelu",
     "ms_deform_attn",
     "ms_deform_attn_grid",

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-_PIECE = 1024  # rows
+_PIECE = 2688  # rows
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -31,15 +31,13 @@ def linear(
         bias: [C] or None.
         plus: [N, C] or None.
     """
-    if not _by_onednn(rows, weight):
-        product = F.linear(rows, weight, bias)
-        return product if plus is None else product.add_(plus)
-    result: Tensor
-    if plus is None:
-        result = _ONEDNN(rows, weight, bias, "none", [], "")
+    product: Tensor
+    if _by_onednn(rows, weight):
+        product = _ONEDNN(rows, weight, bias, "none", [], "")
     else:
-        result = _ONEDNN.binary(rows, plus.contiguous(), weight, bias, "add")
-    return result
+        product = F.linear(rows, weight, bias)
+    # Not oneDNN's fused sum: 5376 x 384 x 384 takes 4.5 ms and with that 7.4.
+    return product if plus is None else product.add_(plus)
 
 
 def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:

@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""The CPU's ways through the spatial prior and the pyramid against torch's layers, one by one."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vitadapter_fast import ViTAdapter
+from vitadapter_fast.model import norm, pyramid
+
+MODES = ["train", "eval"]
+Tiny = Callable[..., ViTAdapter]
+
+
+def run(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    """Return maps, gradients and statistics by name."""
+    maps = model(image)
+    generator = torch.Generator().manual_seed(2)
+    cotangents = [torch.randn(part.shape, generator=generator).double() for part in maps]
+    torch.autograd.backward(maps, cotangents)
+    found = {f"map {index}": part.detach() for index, part in enumerate(maps)}
+    found |= {name: part.grad for name, part in model.named_parameters() if part.grad is not None}
+    return found | {name: part.clone() for name, part in model.named_buffers()}
+
+
+def by_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norm, "_runs_here", lambda *args: False)
+    monkeypatch.setattr(pyramid, "_sums_here", lambda *args: False)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("adds_vit", [True, False], ids=["vit", "no_vit"])
+def test_maps_gradients_and_statistics_are_those_of_the_layers(
+    tiny: Tiny,
+    mode: str,
+    momentum: float | None,
+    adds_vit: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours = tiny(add_vit_feature=adds_vit).double().train(mode == "train")
+    for module in ours.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = momentum
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.running_mean)
+    theirs = copy.deepcopy(ours)
+    image = torch.randn(2, 3, 96, 160).double()
+    got = [run(ours, image), run(ours, image)]  # twice: momentum None counts
+    by_layers(monkeypatch)
+    wanted = [run(theirs, image), run(theirs, image)]
+    for one, other in zip(got, wanted, strict=True):
+        assert one.keys() == other.keys()
+        for name in other:
+            torch.testing.assert_close(one[name], other[name], msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("name", ["up", "spm.fc1", "norm1", "spm.stem.1", "spm.stem.2"])
+def test_a_hooked_layer_is_called(tiny: Tiny, name: str) -> None:
+    model = tiny().train()
+    calls = []
+    model.get_submodule(name).register_forward_hook(lambda *args: calls.append(name))
+    model(torch.randn(1, 3, 64, 64))
+    assert calls == [name]
+
+
+def test_one_number_per_channel_is_torchs_error(tiny: Tiny) -> None:
+    model = tiny().train()
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        model(torch.randn(1, 3, 32, 32))

@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""The C++ kernels for CPU tensors: csrc/batch_norm/{forward,backward}_cpu.cpp."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _native
+from .._tensors import dense_rows, row_strides
+from ._call import Call, new_outputs
+
+
+def unsupported_reason(call: Call) -> str | None:
+    """Return why the CPU kernels cannot run this call, or None."""
+    if call.tokens.device.type != "cpu":
+        return f"it runs on CPU tensors, got {call.tokens.device}"
+    return _native.unavailable_reason()
+
+
+def forward(call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the result, [B, N, C] or [B, C, N], mean and variance, [C] each."""
+    out, mean, variance = new_outputs(call)
+    call = _dense(call)
+    _native.launch(
+        "batch_norm_forward_cpu", **_arguments(call, mean, variance), out=_native.address(out)
+    )
+    return out, mean, variance
+
+
+def backward(
+    call: Call, grad_out: Tensor, mean: Tensor, variance: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of tokens, weight and bias."""
+    tokens = torch.empty(call.tokens.shape, dtype=call.tokens.dtype)
+    weight, bias = torch.empty_like(call.weight), torch.empty_like(call.bias)
+    call, grad_out = _dense(call), dense_rows(grad_out)
+    mean, variance = mean.contiguous(), variance.contiguous()
+    _native.launch(
+        "batch_norm_backward_cpu",
+        **_arguments(call, mean, variance),
+        grad_out=_native.address(grad_out),
+        grad_out_strides=row_strides(grad_out),
+        grad_tokens=_native.address(tokens),
+        grad_weight=_native.address(weight),
+        grad_bias=_native.address(bias),
+    )
+    return tokens, weight, bias
+
+
+def _dense(call: Call) -> Call:
+    return call._replace(
+        tokens=dense_rows(call.tokens),
+        weight=call.weight.contiguous(),
+        bias=call.bias.contiguous(),
+    )
+
+
+def _arguments(call: Call, mean: Tensor, variance: Tensor) -> dict[str, Any]:
+    return {
+        "tokens": _native.address(call.tokens),
+        "tokens_strides": row_strides(call.tokens),
+        "dtype": _native.dtype_code(call.tokens),
+        "tokens_shape": tuple(_native.flat(call.tokens.shape)),
+        "weight": _native.address(call.weight),
+        "bias": _native.address(call.bias),
+        "eps": call.eps,
+        "has_relu": call.has_relu,
+        "has_planes": call.has_planes,
+        "mean": _native.address(mean),
+        "variance": _native.address(variance),
+        "num_threads": _native.num_threads(),
+    }
