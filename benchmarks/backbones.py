@@ -1,0 +1,224 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whole backbones: ours, the original's composition, its public code, and what bounds them all."""
+
+import os
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from plain import Plain
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from worker import PASSES, Spec, Workload
+
+from vitadapter_fast import ViTAdapter, __version__, info
+from vitadapter_fast.model.config import PRESETS
+
+OURS, PLAIN, COMPILED = "vitadapter_fast", "plain PyTorch", "plain PyTorch, compiled"
+ORIGINAL, TIMM, ARITHMETIC = "original code", "timm ViT (no adapter)", "its arithmetic alone"
+_PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "linear", "_linear_pointwise", "convolution")
+_ATTENTION = (
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "window_attention",
+)
+_CHECK_SIZE = 64
+
+
+def contenders(model: str, scale: str) -> list[str]:
+    """Return what is compared for a preset."""
+    found = [OURS, PLAIN]
+    if os.environ.get("VITADAPTER_ORIGINAL") and model != "g":  # which the original does not have
+        found.append(ORIGINAL)
+    if scale == "gpu" or os.environ.get("VITADAPTER_COMPILED") == "1":
+        found.append(COMPILED)
+    if find_spec("timm"):
+        found.append(TIMM)
+    return [*found, ARITHMETIC]
+
+
+def build(spec: Spec) -> Workload:
+    """Return the workload of one contender."""
+    name, size, batch = spec.shape["model"], spec.shape["image_hw"], spec.shape["batch"]
+    adapter = _adapter(name, spec.device)
+    model, version = _contender(spec.contender, adapter, name)
+    if spec.contender != ARITHMETIC:
+        model.to(spec.device)
+    image = torch.randn(2, batch, 3, *size, device=spec.device)
+    low = getattr(torch, spec.dtype)
+    is_low = low != torch.float32
+
+    def maps_of(module: Any, pixels: Tensor) -> list[Tensor]:
+        with torch.autocast(spec.device, dtype=low, enabled=is_low):
+            out = module(pixels)
+        return list(out) if isinstance(out, (list, tuple)) else [out]
+
+    cotangents: list[Tensor] = []
+
+    def run(passes: str, index: int) -> object:
+        pixels = image[index % 2]
+        if passes == PASSES[0]:
+            model.eval()
+            with torch.no_grad():
+                return maps_of(model, pixels)
+        model.train()
+        model.zero_grad(set_to_none=True)
+        maps = maps_of(model, pixels)
+        if not cotangents:
+            cotangents.extend(torch.randn_like(part) for part in maps)
+        torch.autograd.backward(maps, cotangents)
+        return None
+
+    def check() -> None:
+        if spec.contender in (OURS, ORIGINAL, COMPILED):
+            _check(model, Plain(adapter), maps_of, spec.device, 2e-2 if is_low else 1e-4)
+
+    if spec.contender == ARITHMETIC:
+        recorded = Arithmetic()
+        with torch.no_grad(), torch.autocast(spec.device, dtype=low, enabled=is_low), recorded:
+            adapter.eval()(image[0])
+        run = lambda passes, index: recorded.run()  # noqa: E731
+    cost = info.cost(adapter, size, batch).total
+    flops = {PASSES[0]: cost.flops, PASSES[1]: 3 * cost.flops}
+    # Backward reads what forward read and wrote, and writes gradients.
+    moved = {PASSES[0]: cost.bytes_moved, PASSES[1]: 3 * cost.bytes_moved}
+    if spec.contender in (TIMM, ARITHMETIC):
+        flops, moved = {}, {}
+    return Workload(version, check, run, batch, flops, moved, limit="sum")
+
+
+def _adapter(name: str, device: str) -> ViTAdapter:
+    """Return a preset filled quickly: g has 1.2 billion parameters to draw."""
+    with torch.device("meta"):
+        adapter = ViTAdapter(**PRESETS[name].model_kwargs())
+    adapter = adapter.to_empty(device=device)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for key, tensor in adapter.state_dict().items():
+            if not tensor.is_floating_point():
+                tensor.zero_()
+            elif tensor.dim() > 1:
+                tensor.uniform_(-1, 1).mul_((3 / tensor[0].numel()) ** 0.5)
+            else:
+                tensor.fill_(0.0 if key.endswith(("bias", "running_mean")) else 1.0)
+        for interaction in adapter.interactions:
+            interaction.injector.gamma.fill_(0.5)
+    return adapter
+
+
+def _contender(contender: str, adapter: ViTAdapter, name: str) -> tuple[nn.Module, str]:
+    if contender == PLAIN:
+        return Plain(adapter), torch.__version__
+    if contender == COMPILED:
+        return torch.compile(Plain(adapter)), torch.__version__  # type: ignore[return-value]
+    if contender == ORIGINAL:
+        import original
+
+        theirs = original.load(Path(os.environ["VITADAPTER_ORIGINAL"]), name)
+        theirs.load_state_dict(adapter.state_dict(), strict=True)
+        return theirs, "public code"
+    if contender == TIMM:
+        return _timm(name), metadata.version("timm")
+    return adapter, __version__
+
+
+def _timm(name: str) -> nn.Module:
+    from timm.layers import SwiGLUPacked
+    from timm.models.vision_transformer import VisionTransformer
+
+    class Tokens(VisionTransformer):  # type: ignore[misc,no-any-unimported]
+        def forward(self, image: Tensor) -> Tensor:
+            tokens: Tensor = self.forward_features(image)
+            return tokens
+
+    preset = PRESETS[name].model_kwargs()
+    kwargs: dict[str, Any] = {key: preset[key] for key in ("embed_dim", "depth", "num_heads")}
+    if preset["ffn"] == "swiglu":
+        kwargs |= {"mlp_layer": SwiGLUPacked, "mlp_ratio": 2 * 4096 / preset["embed_dim"]}
+    return Tokens(
+        img_size=preset["img_size"],
+        patch_size=16,
+        num_classes=0,
+        class_token=False,
+        global_pool="",
+        init_values=1.0,
+        dynamic_img_size=True,
+        weight_init="skip",
+        **kwargs,
+    )
+
+
+def _check(model: nn.Module, plain: nn.Module, maps_of: Any, device: str, rtol: float) -> None:
+    """Compare maps and the gradients of some parameters with the plain composition's."""
+    image = torch.randn(2, 3, _CHECK_SIZE, _CHECK_SIZE, device=device)
+    names = ("level_embed", "blocks.0.attn.qkv.weight", "spm.stem.0.weight", "up.weight")
+    wanted, got = ([*_in_eval(module, maps_of, image)] for module in (plain, model))
+    for module, found in ((plain, wanted), (model, got)):  # after: it moves the running statistics
+        found += _in_training(module, maps_of, image, names)
+    what = [f"map {i} in {mode}" for mode in ("eval", "training") for i in range(4)]
+    for name, one, other in zip([*what, *names], got, wanted, strict=True):
+        # Gradients as a whole: one pixel on the other side of a ReLU's kink is no error.
+        share = torch.dist(one.float(), other.float()) / other.float().norm()
+        allowed = rtol if name in what else 30 * rtol
+        # Not >: a NaN must fail.
+        assert share.item() < allowed, f"{name}: error {share:.3g} exceeds {allowed:.3g}"
+
+
+def _in_eval(module: nn.Module, maps_of: Any, image: Tensor) -> list[Tensor]:
+    module.eval()
+    with torch.no_grad():
+        maps: list[Tensor] = maps_of(module, image)
+    return maps
+
+
+def _in_training(
+    module: nn.Module, maps_of: Any, image: Tensor, names: Sequence[str]
+) -> list[Tensor]:
+    """Return maps and the gradients of parameters, which may be under a wrapper's prefix."""
+    named = list(module.named_parameters())
+    parameters = [next(p for key, p in named if key.endswith(name)) for name in names]
+    module.train()
+    torch.manual_seed(1)
+    maps = maps_of(module, image)
+    return [*maps, *torch.autograd.grad(maps, parameters, [_wave(part) for part in maps])]
+
+
+def _wave(like: Tensor) -> Tensor:
+    """Return a cotangent that no norm cancels, the same for every contender."""
+    steps = torch.arange(like.numel(), device=like.device, dtype=torch.float32)
+    return torch.sin(0.37 * steps**1.1).view(like.shape).to(like.dtype)
+
+
+class Arithmetic(TorchDispatchMode):
+    """Record the products, convolutions and attention of what runs inside, to run them alone."""
+
+    def __init__(self) -> None:
+        """Start with nothing recorded."""
+        super().__init__()
+        self.calls: list[Callable[[], object]] = []
+
+    def __torch_dispatch__(
+        self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run ``op``; keep it with its inputs if it is arithmetic."""
+        name = op._schema.name.split("::")[1]
+        if name in (*_PRODUCTS, *_ATTENTION):
+            self.calls.append(lambda: op(*args, **(kwargs or {})))
+        elif name == "patch_embed":
+            image, weight, bias, *_ = args
+            rows = image.unfold(2, 16, 16).unfold(3, 16, 16).permute(0, 2, 3, 1, 4, 5)
+            rows, matrix = rows.flatten(0, 2).flatten(1), weight.flatten(1)
+            self.calls.append(lambda: F.linear(rows, matrix, bias))
+        return op(*args, **(kwargs or {}))
+
+    def run(self) -> None:
+        """Repeat what was recorded."""
+        with torch.no_grad():
+            for call in self.calls:
+                call()

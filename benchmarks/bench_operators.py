@@ -1,0 +1,34 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Patch embedding, windowed attention, depthwise convolution and batch norm."""
+
+from typing import Any
+
+from workloads import Row, rows
+
+SIZES = {
+    "smoke": {"s": [(128, 1)]},
+    "cpu": {"s": [(512, 1), (1024, 1)], "l": [(512, 1)]},
+    "gpu": {model: [(512, 1), (1024, 1), (1024, 8)] for model in "sblg"},
+}
+
+
+def cases(scale: str, device: str) -> list[Row]:
+    shapes = {
+        f"{model}@{image}" + (f" x{batch}" if batch > 1 else ""): {
+            "model": model,
+            "image": image,
+            "batch": batch,
+        }
+        for model, sizes in SIZES[scale].items()
+        for image, batch in sizes
+    }
+    kinds = ["patch_embed", "window_attention", "dwconv_gelu"]
+    found = [row for kind in kinds for row in rows(kind, device, shapes)]
+    if device == "cpu":  # GPUs run torch's
+        found += rows("batch_norm", device, shapes)
+    return found
+
+
+def test_operator(row: Row, timed: Any) -> None:
+    timed(row)

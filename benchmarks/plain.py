@@ -1,0 +1,157 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""The original's composition of ViT-Adapter in plain PyTorch, on the modules of one of ours.
+
+As the public code computes it, layer after layer: windows by unfold and fold, softmax in the open,
+deformable attention by grid_sample, maps laid out anew around every convolution. It is the truth of
+the backbone's benchmark, and a contender.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peers import attention_peers
+from torch import Tensor, nn
+
+from vitadapter_fast import ViTAdapter
+
+HW = tuple[int, int]
+
+
+class Plain(nn.Module):
+    """A ``ViTAdapter`` computed in plain PyTorch; the parameters are shared."""
+
+    def __init__(self, adapter: ViTAdapter) -> None:
+        """Take the modules of ``adapter``, which has the options of a preset."""
+        super().__init__()
+        self.adapter = adapter
+        (grid_sample, *_) = attention_peers("cpu")
+        self.sample = grid_sample.run
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Return the four maps of images [B, 3, H, W] whose sides are multiples of 32."""
+        ours: Any = self.adapter
+        H, W = image.shape[2:]
+        vit = (H // 16, W // 16)
+        prior = ((H // 8, W // 8), vit, (H // 32, W // 32))
+        table = ours.pos_embed[:, 1:].unflatten(1, ours.patch_embed.pos_hw).permute(0, 3, 1, 2)
+        x = _tokens(ours.patch_embed.proj(image)) + _tokens(
+            F.interpolate(table, vit, mode="bicubic")
+        )
+        map_4, c = self._prior(image)
+        for interaction, (first, last) in zip(ours.interactions, ours._stage_bounds, strict=True):
+            injector = interaction.injector
+            x = x + injector.gamma * self._attend(injector, x, (vit,), c, prior)
+            for block in ours.blocks[first : last + 1]:
+                x = _block(block, x, vit)
+            for extractor in (interaction.extractor, *interaction.extra_extractors):
+                c = c + self._attend(extractor, c, prior, x, (vit,))
+                branch = _conv_ffn(extractor.ffn, extractor.ffn_norm(c), prior)
+                c = _dropped(extractor.drop_path, c, branch)
+        sizes = [h * w for h, w in prior]
+        maps = [_map(part, hw) for part, hw in zip(c.split(sizes, dim=1), prior, strict=True)]
+        maps = [ours.up(maps[0]) + map_4, *maps]
+        vit_map = _map(x, vit)
+        norms = (ours.norm1, ours.norm2, ours.norm3, ours.norm4)
+        outs = []
+        for level, factor, norm in zip(maps, (4, 2, 1, 0.5), norms, strict=True):
+            if factor != 1:
+                resized = F.interpolate(vit_map, scale_factor=factor, mode="bilinear")
+            outs.append(norm(level + (vit_map if factor == 1 else resized)))
+        return outs
+
+    def _prior(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        spm: Any = self.adapter.spm
+        at_4 = spm.stem(image)
+        at_8 = spm.conv2(at_4)
+        at_16 = spm.conv3(at_8)
+        at_32 = spm.conv4(at_16)
+        projected = (spm.fc2(at_8), spm.fc3(at_16), spm.fc4(at_32))
+        levels = zip(projected, self.adapter.level_embed, strict=True)
+        return spm.fc1(at_4), torch.cat([_tokens(level) + embed for level, embed in levels], 1)
+
+    def _attend(
+        self, owner: Any, query: Tensor, query_hw: Sequence[HW], feature: Tensor, level_hw: Any
+    ) -> Tensor:
+        attn = owner.attn
+        M, L, P = attn.num_heads, attn.num_levels, attn.num_points
+        query, feature = owner.query_norm(query), owner.feat_norm(feature)
+        value = attn.value_proj(feature).unflatten(2, (M, -1))
+        offsets = attn.sampling_offsets(query).unflatten(2, (M, L, P, 2))
+        weights = attn.attention_weights(query).unflatten(2, (M, L * P)).softmax(-1)
+        sizes = torch.tensor([[w, h] for h, w in level_hw], device=query.device)[:, None]
+        locations = _centers(query_hw, query)[:, None, None, None] + offsets / sizes
+        sampled = self.sample(value, tuple(level_hw), locations, weights.unflatten(3, (L, P)))
+        out: Tensor = attn.output_proj(sampled)
+        return out
+
+
+def _tokens(feature_map: Tensor) -> Tensor:
+    return feature_map.flatten(2).transpose(1, 2)
+
+
+def _map(tokens: Tensor, hw: HW) -> Tensor:
+    return tokens.transpose(1, 2).unflatten(2, hw).contiguous()
+
+
+def _centers(grids: Sequence[HW], like: Tensor) -> Tensor:
+    """Return the positions of the pixels of all grids as (x, y) in [0, 1], [Q, 2]."""
+    parts = []
+    for h, w in grids:
+        y = (torch.arange(h, dtype=like.dtype, device=like.device) + 0.5) / h
+        x = (torch.arange(w, dtype=like.dtype, device=like.device) + 0.5) / w
+        rows, columns = torch.meshgrid(y, x, indexing="ij")
+        parts.append(torch.stack((columns, rows), -1).flatten(0, 1))
+    return torch.cat(parts)
+
+
+def _dropped(drop_path: nn.Module, x: Tensor, branch: Tensor) -> Tensor:
+    kept = drop_path(x)
+    return x + (branch if kept is None else kept * branch)
+
+
+def _block(block: Any, x: Tensor, hw: HW) -> Tensor:
+    gammas = (
+        1 if block.gamma1 is None else block.gamma1,
+        1 if block.gamma2 is None else block.gamma2,
+    )
+    x = _dropped(block.drop_path, x, gammas[0] * _attention(block.attn, block.norm1(x), hw))
+    return _dropped(block.drop_path, x, gammas[1] * _feed_forward(block.mlp, block.norm2(x)))
+
+
+def _feed_forward(mlp: Any, x: Tensor) -> Tensor:
+    if hasattr(mlp, "w12"):
+        gate, value = mlp.w12(x).chunk(2, dim=-1)
+        return mlp.w3(F.silu(gate) * value)  # type: ignore[no-any-return]
+    return mlp.fc2(F.gelu(mlp.fc1(x)))  # type: ignore[no-any-return]
+
+
+def _attention(attn: Any, x: Tensor, hw: HW) -> Tensor:
+    M = attn.num_heads
+    if attn.window_size is None:
+        query, key, value = attn.qkv(x).unflatten(2, (3, M, -1)).permute(2, 0, 3, 1, 4)
+        weights = (query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)).softmax(-1)
+        return attn.proj((weights @ value).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+    (h, w), size = hw, attn.window_size
+    B, _, C = x.shape
+    maps = attn.qkv(x).transpose(1, 2).unflatten(2, hw)
+    maps = F.pad(maps, (0, -w % size, 0, -h % size))
+    columns = F.unfold(maps, (size, size), stride=(size, size))
+    columns = columns.view(B, 3, M, C // M, size * size, -1).permute(1, 0, 5, 2, 4, 3)
+    query, key, value = columns  # [B, windows, M, size * size, D]
+    weights = (query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)).softmax(-1)
+    columns = (weights @ value).permute(0, 2, 4, 3, 1).reshape(B, C * size * size, -1)
+    maps = F.fold(columns, maps.shape[2:], (size, size), stride=(size, size))
+    return attn.proj(_tokens(maps[:, :, :h, :w]))  # type: ignore[no-any-return]
+
+
+def _conv_ffn(ffn: Any, c: Tensor, grids: Sequence[HW]) -> Tensor:
+    hidden = ffn.fc1(c)
+    sizes = [h * w for h, w in grids]
+    parts = [
+        _tokens(ffn.dwconv.dwconv(_map(part, hw)))
+        for part, hw in zip(hidden.split(sizes, dim=1), grids, strict=True)
+    ]
+    return ffn.fc2(F.gelu(torch.cat(parts, 1)))  # type: ignore[no-any-return]
