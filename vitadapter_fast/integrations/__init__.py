@@ -1,3 +1,3 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""The backbone inside other people's frameworks; each module needs its own and imports only that."""
+"""The backbone and its operator inside other frameworks; each module imports only its own."""
