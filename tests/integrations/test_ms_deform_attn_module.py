@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deformable-DETR's module and function on our operator; no framework needed."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from vitadapter_fast.integrations.deformable_detr import (
     MSDeformAttn,
     MSDeformAttnFunction,
     level_hw,
+    replace_mmcv_op,
 )
 from vitadapter_fast.integrations.replacement import Replacement, Target
 
@@ -222,6 +224,15 @@ def forward(
 ) -> Any:
     module = MSDeformAttn(16, 2, 2)
     return module(torch.rand(1, 3, 16), torch.rand(1, 3, *points), torch.rand(1, 10, 16), sizes)
+
+
+def test_replacement_wants_a_framework(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("mmcv.ops.multi_scale_deform_attn", "transformers.models"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(
+        ImportError, match="wanted mmcv .* or transformers, found neither .* install"
+    ):
+        replace_mmcv_op()
 
 
 class Owner:
