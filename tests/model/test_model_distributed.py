@@ -130,7 +130,7 @@ def work(rank: int, folder: Path) -> None:
         store=distributed.FileStore(str(folder / "store"), WORLD),
         rank=rank,
         world_size=WORLD,
-        timeout=timedelta(minutes=2),
+        timeout=timedelta(minutes=5),
     )
     half = slice(2 * rank, 2 * rank + 2)
     for name, case in CASES.items():
