@@ -4,10 +4,13 @@
 PYTHON ?= python
 CPP := $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
 
-.PHONY: demo test lint bench gpu
+.PHONY: demo train-demo test lint bench gpu
 
 demo:  ## features of the packaged photo, as a picture
 	$(PYTHON) -m vitadapter_fast features
+
+train-demo:  ## a detector learns blood cells from scratch: scores, loss curve, detections
+	$(PYTHON) -m vitadapter_fast.integrations.train_demo --data tests/data/bccd --out train_demo
 
 test:
 	$(PYTHON) -m pytest -q -n 2 --dist loadfile

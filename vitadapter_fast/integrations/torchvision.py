@@ -1,0 +1,139 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""A ViT-Adapter in; torchvision's Faster R-CNN or Mask R-CNN on it out."""
+
+import os
+from collections import OrderedDict
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from .. import model as models
+from ..model import ViTAdapter
+from ..model.norm import make_norm
+
+LEVELS = ("0", "1", "2", "3")
+FPN_NORMS = ("none", "GN")
+
+_BUILDERS = {
+    "s": models.vit_adapter_s,
+    "b": models.vit_adapter_b,
+    "l": models.vit_adapter_l,
+    "g": models.vit_adapter_g,
+}
+
+
+class ViTAdapterFPN(nn.Module):
+    """The adapter and a feature pyramid network on it: what torchvision calls a backbone.
+
+    Attributes:
+        out_channels: Channels of every map.
+
+    Source: Lin et al. 2017, arXiv:1612.03144.
+    """
+
+    def __init__(
+        self, backbone: ViTAdapter, *, out_channels: int = 256, fpn_norm: str = "none"
+    ) -> None:
+        """Put a pyramid network on ``backbone``.
+
+        Args:
+            backbone: The adapter.
+            out_channels: Channels of every map.
+            fpn_norm: "none": convolutions with a bias, as in torchvision; or "GN": a group norm
+                after each, which trains from scratch.
+
+        Raises:
+            ValueError: ``fpn_norm`` is neither.
+        """
+        super().__init__()
+        if fpn_norm not in FPN_NORMS:
+            raise ValueError(
+                f"ViTAdapterFPN: fpn_norm must be one of {', '.join(FPN_NORMS)}, got {fpn_norm!r}"
+            )
+        self.out_channels = out_channels
+        self.body = backbone
+        self.fpn = FeaturePyramidNetwork(
+            [backbone.embed_dim] * len(LEVELS),
+            out_channels,
+            extra_blocks=LastLevelMaxPool(),
+            norm_layer=None if fpn_norm == "none" else partial(make_norm, fpn_norm),
+        )
+
+    def forward(self, image: Tensor) -> OrderedDict[str, Tensor]:
+        """Return maps "0", "1", "2", "3" and "pool", [B, out_channels, H / s, W / s].
+
+        Args:
+            image: [B, I, H, W], as of ``ViTAdapter``; s = 4, 8, 16, 32, 64.
+        """
+        levels = OrderedDict(zip(LEVELS, self.body(image), strict=True))
+        pyramid: OrderedDict[str, Tensor] = self.fpn(levels)
+        return pyramid
+
+
+def faster_rcnn(
+    backbone: str | ViTAdapter = "s",
+    *,
+    num_classes: int | None = 91,
+    pretrained: str | os.PathLike[str] | None = None,
+    out_channels: int = 256,
+    fpn_norm: str = "none",
+    **settings: Any,
+) -> FasterRCNN:
+    """Build torchvision's Faster R-CNN on an adapter.
+
+    Args:
+        backbone: A preset, "s", "b", "l" or "g", or any adapter.
+        num_classes: Classes with the background, which is class 0; COCO's ids go up to 90. None
+            where ``settings`` has a ``box_predictor``.
+        pretrained: Checkpoint for a preset, as of ``ViTAdapter``.
+        out_channels: Channels of the pyramid network.
+        fpn_norm: "none" or "GN", as of ``ViTAdapterFPN``.
+        **settings: Keywords of torchvision's ``FasterRCNN``. Its images have values in [0, 1], and
+            its mean and deviation are those that DINOv2 was trained with.
+
+    Raises:
+        ValueError: The preset is unknown, or ``pretrained`` comes with an adapter.
+        CheckpointError: ``pretrained`` does not fit.
+    """
+    body = _pyramid("faster_rcnn", backbone, pretrained, out_channels, fpn_norm)
+    return FasterRCNN(body, num_classes, **settings)
+
+
+def mask_rcnn(
+    backbone: str | ViTAdapter = "s",
+    *,
+    num_classes: int | None = 91,
+    pretrained: str | os.PathLike[str] | None = None,
+    out_channels: int = 256,
+    fpn_norm: str = "none",
+    **settings: Any,
+) -> MaskRCNN:
+    """Build torchvision's Mask R-CNN on an adapter; arguments and errors as of ``faster_rcnn``."""
+    body = _pyramid("mask_rcnn", backbone, pretrained, out_channels, fpn_norm)
+    return MaskRCNN(body, num_classes, **settings)
+
+
+def _pyramid(
+    who: str,
+    backbone: str | ViTAdapter,
+    pretrained: str | os.PathLike[str] | None,
+    out_channels: int,
+    fpn_norm: str,
+) -> ViTAdapterFPN:
+    if isinstance(backbone, str):
+        if backbone not in _BUILDERS:
+            raise ValueError(
+                f"{who}: backbone must be one of {', '.join(_BUILDERS)} or a ViTAdapter, got "
+                f"{backbone!r}"
+            )
+        backbone = _BUILDERS[backbone](pretrained)
+    elif pretrained is not None:
+        raise ValueError(
+            f"{who}: pretrained is for presets, got it with an adapter; give it to ViTAdapter"
+        )
+    return ViTAdapterFPN(backbone, out_channels=out_channels, fpn_norm=fpn_norm)
