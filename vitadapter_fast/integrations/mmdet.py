@@ -15,7 +15,7 @@ from typing_extensions import Self
 from .. import model as models
 from ..checkpoint import PatchMethod, load_checkpoint
 from ..optim import layer_decay_groups
-from ._checks import MODEL_KEYWORDS, check_keywords, check_out_indices, missing
+from ._common import MODEL_KEYWORDS, check_keywords, check_out_indices, fix_unused, missing
 
 try:
     from mmengine.fileio import get_local_path
@@ -93,7 +93,7 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
         self.norm_eval = norm_eval
         if norm_cfg is not None:
             _replace_norms(self, norm_cfg)
-        self._fix_unused()
+        fix_unused(self, [index in self.out_indices for index in range(len(self.strides))])
         self._frozen = self._freeze(frozen_stages)
 
     # Necks and heads of OpenMMLab take tuples.
@@ -164,17 +164,6 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
                 "all but one"
             )
         return others, files[0] if files else None
-
-    def _fix_unused(self) -> None:
-        """Keep DistributedDataParallel from waiting for gradients that never come."""
-        unused: list[nn.Module] = []
-        for index, norm in enumerate((self.norm1, self.norm2, self.norm3, self.norm4)):
-            if index not in self.out_indices:
-                unused.append(norm)
-        if 0 not in self.out_indices:
-            unused += [self.up, self.spm.fc1]
-        for module in unused:
-            module.requires_grad_(False)
 
     def _freeze(self, stages: int) -> list[nn.Module]:
         """Fix the patch embedding and the blocks of the first stages; return them."""

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""Settings as a framework's config gives them in, errors that say what to do out."""
+"""What the integrations share: settings checked, parameters that nothing reads fixed."""
 
 import difflib
 import inspect
@@ -51,6 +51,23 @@ def check_out_indices(who: str, out_indices: Sequence[int], num_maps: int) -> tu
             f"map wanted (strides 4, 8, 16, 32), got {out_indices!r}"
         )
     return indices
+
+
+def fix_unused(model: ViTAdapter, is_used: Sequence[bool]) -> None:
+    """Fix the layers that serve only maps nobody takes.
+
+    DistributedDataParallel would wait for gradients that never come.
+
+    Args:
+        model: The backbone; changed in place.
+        is_used: Whether the map is taken, for strides 4, 8, 16, 32.
+    """
+    norms = (model.norm1, model.norm2, model.norm3, model.norm4)
+    unused = [norm for norm, used in zip(norms, is_used, strict=True) if not used]
+    if not is_used[0]:
+        unused += [model.up, model.spm.fc1]
+    for module in unused:
+        module.requires_grad_(False)
 
 
 def missing(module: str, error: ModuleNotFoundError, remedy: str) -> ImportError:
