@@ -117,6 +117,8 @@ def runner_config(folder: Path, max_iters: int) -> Config:
         for name, value in data.items()
     }
     config.merge_from_dict(options)
+    # The default one waits for two seconds at the end of each epoch, which are short here.
+    config.train_dataloader.sampler = {"type": "InfiniteSampler"}
     scale = {"type": "Resize", "scale": (160, 128), "keep_ratio": True}
     pipeline = config.train_pipeline
     for dataset in (config.train_dataloader.dataset, config.val_dataloader.dataset):
@@ -197,7 +199,7 @@ def test_runner_trains_evaluates_saves_and_resumes(tmp_path: Path) -> None:
     resumed, watch = train(config)
     assert all(torch.equal(watch.start[name], value) for name, value in trained.items())
     assert list(watch.losses) == [10, 11]
-    assert {int(state["step"]) for state in resumed.optim_wrapper.state.values()} == {12}
+    assert {int(state["step"]) for state in resumed.optim_wrapper.optimizer.state.values()} == {12}
 
 
 ORIGINAL = """
