@@ -3,7 +3,10 @@
 """The backbone as OpenMMLab's frameworks use it: its keywords, modes, weights and errors."""
 
 import logging
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -154,10 +157,26 @@ def test_init_weights_loads_a_dinov2_file(given: Any, tmp_path: Path) -> None:
     assert same(backbone, adapted(tensors)) and same(backbone, drawn)
 
 
-def test_model_is_built_before_its_file_exists(tmp_path: Path) -> None:
-    backbone = build(pretrained=str(tmp_path / "absent.pth"))
+def test_failed_loading_can_be_repeated(tmp_path: Path) -> None:
+    tensors = official(patch=16)
+    backbone = build(pretrained=str(tmp_path / "late.pth"))
     with pytest.raises(vitadapter_fast.CheckpointError, match="no such file"):
         backbone.init_weights()
+    saved(tensors, tmp_path / "late.pth")
+    backbone.init_weights()
+    assert same(backbone, adapted(tensors))
+
+
+def test_pretrained_may_be_a_url(tmp_path: Path) -> None:
+    tensors = official(patch=16)
+    saved(tensors, tmp_path / "dinov2.pth")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        backbone = build(pretrained=f"http://127.0.0.1:{server.server_port}/dinov2.pth")
+        backbone.init_weights()
+        server.shutdown()
+    assert same(backbone, adapted(tensors))
 
 
 def test_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -228,6 +247,7 @@ def test_init_weights_without_a_file_keeps_the_drawn_weights() -> None:
             TypeError,
             "unknown keyword 'chekpoint' .did you mean 'checkpoint'",
         ),
+        ({"init_cfg": {"type": "Pretrained"}}, ValueError, "wants checkpoint=FILE"),
     ],
 )
 def test_wrong_setting_is_answered_with_the_remedy(

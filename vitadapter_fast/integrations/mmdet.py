@@ -45,6 +45,8 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
         pretrained: The checkpoint that ``init_weights`` loads, or None.
     """
 
+    _is_init: bool
+
     def __init__(
         self,
         *,
@@ -115,7 +117,7 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
         Raises:
             CheckpointError: The checkpoint does not fit; names every tensor at fault.
         """
-        is_first = not self.is_init
+        is_first = not self._is_init
         given = self.init_cfg
         self.init_cfg, pretrained = self._split_init_cfg()
         try:
@@ -123,9 +125,12 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
         finally:
             self.init_cfg = given
         if is_first and pretrained is not None:
+            # Another attempt is possible if this one fails.
+            self._is_init = False
             # mmengine's own loader would leave out what does not fit.
             with get_local_path(os.fspath(pretrained)) as path:
                 load_checkpoint(self, path, patch_method=self.patch_method)
+            self._is_init = True
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode; what is frozen, and with ``norm_eval`` batch norms, stay in eval."""
@@ -142,7 +147,7 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         if f"{prefix}pos_embed" in state_dict:
-            self.is_init = True
+            self._is_init = True
 
     def _split_init_cfg(self) -> tuple[list[Mapping[str, Any]], Path | None]:
         """Return the initializers, and the checkpoint."""
@@ -156,6 +161,11 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
                 others.append(cfg)
                 continue
             check_keywords('ViTAdapter init_cfg of type "Pretrained"', cfg, _PRETRAINED_KEYWORDS)
+            if "checkpoint" not in cfg:
+                raise ValueError(
+                    'ViTAdapter: init_cfg of type "Pretrained" wants checkpoint=FILE, got '
+                    f"{dict(cfg)}; add it"
+                )
             files.append(cfg["checkpoint"])
         if len(files) > 1:
             raise ValueError(
@@ -222,7 +232,12 @@ class ViTAdapterLayerDecay(DefaultOptimWrapperConstructor):
 
 def _replace_norms(backbone: models.ViTAdapter, norm_cfg: Mapping[str, Any]) -> None:
     """Put norms that mmcv builds in the places of the adapter's; the ViT keeps its own."""
-    from mmcv.cnn import build_norm_layer
+    try:
+        from mmcv.cnn import build_norm_layer
+    except ModuleNotFoundError as error:
+        raise missing(
+            "ViTAdapter: norm_cfg", error, "install it, or use norm=... instead"
+        ) from error
 
     for parent in (backbone, *backbone.spm.modules()):
         for name, norm in list(parent.named_children()):
