@@ -14,7 +14,7 @@ import sysconfig
 from pathlib import Path
 
 SITE = Path(sysconfig.get_path("purelib"))
-FOLDER = SITE / "torchvision_on_cpu"
+FOLDER = SITE / "torchvision_stubs"
 LOADER = """\
 import ctypes
 import pathlib
@@ -92,7 +92,7 @@ def main() -> None:
         write_library(library, functions)
     (FOLDER / "__init__.py").write_text(LOADER)
     # Python runs the lines of .pth files that start with "import" when it starts.
-    (SITE / "torchvision_on_cpu.pth").write_text(f"import {FOLDER.name}\n")
+    (SITE / "torchvision_stubs.pth").write_text(f"import {FOLDER.name}\n")
     subprocess.run([sys.executable, "-c", "import torchvision"], check=True)
 
 
