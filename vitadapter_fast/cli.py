@@ -14,6 +14,7 @@ from .version import __version__
 _COMMANDS = {
     "features": "run photos through a model: table, picture, feature maps",
     "convert": "convert DINOv2 checkpoints from patch size 14 to 16",
+    "configs": "list the packaged configs for mmdet, mmseg and detectron2; or print a path",
     "info": "list which backend runs which operator here, and why; or what a model costs",
 }
 # Import name -> package of the [cli] extra.

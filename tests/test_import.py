@@ -1,0 +1,62 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""What ``import vitadapter_fast`` costs, and what an integration says where its framework lacks."""
+
+import subprocess
+import sys
+
+import pytest
+
+FRAMEWORKS = (
+    "detectron2", "matplotlib", "mmcv", "mmdet", "mmengine", "mmseg", "rich", "timm",
+    "torchvision", "transformers", "triton",
+)  # fmt: skip
+LIMIT_S = 0.3
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_loads_no_framework() -> None:
+    code = f"""
+import sys
+import torch
+before = set(sys.modules)
+import vitadapter_fast
+print(*sorted(name for name in {FRAMEWORKS} if name in set(sys.modules) - before))
+"""
+    assert run(code).split() == []
+
+
+def test_import_is_quick_beyond_torch() -> None:
+    code = """
+import time
+import torch
+start = time.perf_counter()
+import vitadapter_fast
+print(time.perf_counter() - start)
+"""
+    # The least of several: another process may hold the machine for a while.
+    assert min(float(run(code)) for _ in range(3)) < LIMIT_S
+
+
+@pytest.mark.parametrize(
+    ("module", "framework"), [("mmdet", "mmengine"), ("detectron2", "detectron2")]
+)
+def test_integration_without_its_framework_says_what_to_install(
+    module: str, framework: str
+) -> None:
+    code = f"""
+import sys
+sys.modules[{framework!r}] = None
+try:
+    import vitadapter_fast.integrations.{module}
+except ImportError as error:
+    print(error)
+"""
+    told = run(code)
+    assert f"vitadapter_fast.integrations.{module} needs {framework}" in told
+    assert "pip install" in told

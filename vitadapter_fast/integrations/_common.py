@@ -1,0 +1,84 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the integrations share: settings checked, parameters that nothing reads fixed."""
+
+import difflib
+import inspect
+from collections.abc import Iterable, Sequence
+
+from ..model import ViTAdapter
+
+MODEL_KEYWORDS = frozenset(inspect.signature(ViTAdapter).parameters)
+
+
+def check_keywords(who: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """Raise TypeError if a keyword is unknown, with the nearest known one.
+
+    Args:
+        who: The class, for the message.
+        given: Keywords as they came.
+        allowed: Keywords that exist.
+    """
+    known = sorted(allowed)
+    unknown = [name for name in given if name not in known]
+    if not unknown:
+        return
+    hints = []
+    for name in unknown:
+        near = difflib.get_close_matches(name, known, n=1)
+        hints.append(f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name))
+    raise TypeError(
+        f"{who}: unknown keyword {', '.join(hints)}; rename or remove it; known are "
+        f"{', '.join(known)}"
+    )
+
+
+def check_out_indices(who: str, out_indices: Sequence[int], num_maps: int) -> tuple[int, ...]:
+    """Return ``out_indices`` as a tuple.
+
+    Raises:
+        ValueError: They are not increasing indexes of the maps, or none.
+    """
+    indices = (
+        tuple(out_indices)
+        if isinstance(out_indices, Sequence) and not isinstance(out_indices, str)
+        else ()
+    )
+    is_valid = all(type(index) is int and 0 <= index < num_maps for index in indices)
+    if not indices or not is_valid or list(indices) != sorted(set(indices)):
+        raise ValueError(
+            f"{who}: out_indices must be increasing numbers from 0 to {num_maps - 1}, one for each "
+            f"map wanted (strides 4, 8, 16, 32), got {out_indices!r}"
+        )
+    return indices
+
+
+def fix_unused(model: ViTAdapter, is_used: Sequence[bool]) -> None:
+    """Fix the layers that serve only maps nobody takes.
+
+    DistributedDataParallel would wait for gradients that never come.
+
+    Args:
+        model: The backbone; changed in place.
+        is_used: Whether the map is taken, for strides 4, 8, 16, 32.
+    """
+    norms = (model.norm1, model.norm2, model.norm3, model.norm4)
+    unused = [norm for norm, used in zip(norms, is_used, strict=True) if not used]
+    if not is_used[0]:
+        unused += [model.up, model.spm.fc1]
+    for module in unused:
+        module.requires_grad_(False)
+
+
+def missing(module: str, error: ModuleNotFoundError, remedy: str) -> ImportError:
+    """Return the error to raise where a framework cannot be imported.
+
+    Args:
+        module: The integration that needs it.
+        error: As it came.
+        remedy: The command that installs it.
+    """
+    return ImportError(
+        f"{module} needs {error.name}, which cannot be imported ({error}); {remedy}",
+        name=error.name,
+    )
