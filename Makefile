@@ -21,15 +21,12 @@ lint:
 	mypy
 	clang-format --dry-run --Werror $(CPP)
 
-bench:
-	$(PYTHON) benchmarks/bench_ms_deform_attn.py --out benchmarks/results/cpu_ms_deform_attn.json
-	$(PYTHON) benchmarks/bench_patch_embed.py --out benchmarks/results/cpu_patch_embed.json
-	$(PYTHON) benchmarks/bench_window_attention.py --out benchmarks/results/cpu_window_attention.json
+bench:  ## every contender found here, checked and timed; report/ holds tables and pictures
+	$(PYTHON) -m pytest benchmarks/ -q --benchmark-json=bench.json
+	$(PYTHON) benchmarks/report.py bench.json -o report
 
-# The benchmark says why and fails where the kernels were not built or cannot run.
 gpu:
 	$(PYTHON) -c "import torch; assert torch.cuda.is_available(), 'make gpu needs a CUDA device'"
 	VITADAPTER_CUDA=1 $(PYTHON) -m pip install --no-build-isolation --no-deps .
 	$(PYTHON) -m pytest -q -m cuda
-	$(PYTHON) benchmarks/bench_ms_deform_attn_gpu.py
-	$(PYTHON) benchmarks/bench_patch_embed_gpu.py
+	$(PYTHON) -m pytest benchmarks/ -q --scale gpu --benchmark-json=benchmarks/results/gpu.json

@@ -3,7 +3,6 @@
 """``pytest benchmarks/``: every contender in a process of its own, checked, then timed."""
 
 import os
-import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import limits as bounds  # noqa: E402
 from worker import Failed, Spec, Worker  # noqa: E402
 
 import vitadapter_fast  # noqa: E402
+from vitadapter_fast import info  # noqa: E402
 
 _LIMITS = pytest.StashKey[dict[str, dict[str, float]]]()
 SCALES = ("smoke", "cpu", "gpu")
@@ -54,18 +54,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     device = "cuda" if metafunc.config.getoption("--scale") == "gpu" else "cpu"
     rows = metafunc.module.cases(metafunc.config.getoption("--scale"), device)
     metafunc.parametrize("row", rows, ids=["-".join((row.spec.kind, *row.id)) for row in rows])
-
-
-def device_name(device: str) -> str:
-    """Return the name of the GPU, or the processor's as the system gives it."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()} ({platform.machine()})"
 
 
 @pytest.fixture(scope="session")
@@ -183,13 +171,13 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: An
     python = machine_info["python_version"]
     machine_info.clear()
     machine_info.update(
-        device=device_name(device),
+        device=bounds.device_name(device),
         cpu_count=os.cpu_count(),
         threads=config.getoption("--threads"),
         python=python,
         torch=torch.__version__,
         vitadapter_fast=vitadapter_fast.__version__,
-        cpu_isa=vitadapter_fast.info.facts().get("CPU instruction set"),
+        cpu_isa=info.facts().get("CPU instruction set"),
         scale=config.getoption("--scale"),
     )
     if device == "cuda":

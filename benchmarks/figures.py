@@ -86,7 +86,7 @@ def throughput(run: Run) -> Figure | None:
             axes[1][column].set(ylabel="peak memory, GiB")
             axes[1][column].tick_params(axis="x", labelrotation=30)
         handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(names), 4))
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(names), 4))
         figure.suptitle(f"ViT-Adapter backbones, {dtype}\n{run.device}", fontsize=11)
     return figure
 

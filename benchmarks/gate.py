@@ -22,7 +22,7 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1] / "tests")]
 
-from conftest import device_name  # noqa: E402
+from limits import device_name  # noqa: E402
 from worker import PASSES, Spec, Workload  # noqa: E402
 from workloads import OURS, build  # noqa: E402
 

@@ -2,13 +2,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the device can do at best, measured in the same run: matrix products, copies."""
 
+import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from vitadapter_fast.ops import _gemm
+
+
+def device_name(device: str) -> str:
+    """Return the name of the GPU, or the processor's as the system gives it."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()} ({platform.machine()})"
 
 
 def measure(device: str, dtype: torch.dtype) -> dict[str, float]:

@@ -171,7 +171,7 @@ def test_compare_names_what_got_slower_by_more_than_the_noise(tmp_path: Path) ->
     [
         ("{", "is not JSON"),
         ("[]", "was not written by"),
-        ('{"benchmarks": [], "machine_info": {}}', "'device'"),
+        ('{"benchmarks": [], "machine_info": {}}', "'threads'"),
         (json.dumps({**document(), "benchmarks": []}), "holds no results"),
         (json.dumps({**document(), "benchmarks": [{"stats": {}}]}), "'extra_info'"),
     ],
