@@ -56,7 +56,7 @@ def test_loss_falls(trained: Path) -> None:
     total = [sum(losses.values()) for losses in results_of(trained)["losses"]]
     epochs = np.array(total).reshape(EPOCHS, -1).mean(axis=1)
     assert epochs[-1] < 0.6 * epochs[0]
-    assert epochs[-1] == epochs.min()
+    assert epochs[-1] < 1.05 * epochs.min()
 
 
 def test_held_out_cells_are_found(trained: Path) -> None:
