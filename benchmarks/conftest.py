@@ -119,6 +119,8 @@ def timed(
         benchmark.group = f"{row.spec.kind} {row.shape} {row.passes}"
         benchmark._timer = CLOCK
         benchmark.pedantic(call, rounds=rounds)
+        if benchmark.disabled:  # by --benchmark-disable or xdist: checked and run, not timed
+            return
         seconds = benchmark.stats.stats.median
         device_ms = worker.ask("device_ms", row.passes)
         shared = bounds.share(

@@ -22,7 +22,7 @@ def feature_pyramid(
     vit_tokens: Sequence[Tensor],
     grids: Grids,
     up: nn.Module,
-    project: nn.Module,
+    project: nn.Module | None,
     norms: Sequence[nn.Module],
     memory_format: torch.memory_format,
 ) -> list[Tensor]:
@@ -36,7 +36,7 @@ def feature_pyramid(
         vit_tokens: ViT tokens [B, h * w, C]: four for the four maps, one for all of them, or none.
         grids: Sizes of the token grids.
         up: Maps [B, C, H / 8, W / 8] to [B, C, H / 4, W / 4].
-        project: Maps ``at_4`` to [B, C, H / 4, W / 4].
+        project: Maps ``at_4`` to [B, C, H / 4, W / 4]; none where it is mapped.
         norms: A normalization for each map.
         memory_format: That of the results; all before them is channels last.
 
@@ -50,12 +50,11 @@ def feature_pyramid(
     vit_maps: list[Tensor | None] = [tokens_to_map(part, grids.vit_hw) for part in vit_tokens]
     vit_maps = vit_maps * 4 if len(vit_maps) == 1 else vit_maps or [None] * 4
 
-    if _sums_here(map_8, at_4, up, project):
+    if project is not None and _sums_here(map_8, at_4, up, project):
         first = _largest(map_8, at_4, vit_maps[0], up, project, norms[0], memory_format)
     else:
-        first = _normalized(
-            _sum(up(map_8).add_(project(at_4)), vit_maps[0]), norms[0], memory_format
-        )
+        at_4 = at_4 if project is None else project(at_4)
+        first = _normalized(_sum(up(map_8).add_(at_4), vit_maps[0]), norms[0], memory_format)
     rest = zip((map_8, map_16, map_32), vit_maps[1:], norms[1:], strict=True)
     sums = ((_sum(level, vit_map), norm) for level, vit_map, norm in rest)
     return [first, *(_normalized(total, norm, memory_format) for total, norm in sums)]

@@ -41,15 +41,17 @@ class SpatialPrior(nn.Module):
         self.fc3 = nn.Conv2d(4 * inplanes, embed_dim, 1)
         self.fc4 = nn.Conv2d(4 * inplanes, embed_dim, 1)
 
-    def forward(self, image: Tensor, level_embed: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features at 1/4, [B, inplanes, H / 4, W / 4], and prior tokens, [B, Q, C].
-
-        The pyramid projects the features with ``fc1``, into the map that it adds them to.
+    def forward(
+        self, image: Tensor, level_embed: Tensor, project: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Return the features at 1/4, [B, C, H / 4, W / 4], and prior tokens, [B, Q, C].
 
         Args:
             image: [B, I, H, W] with H and W multiples of 32.
             level_embed: [3, C], added to the tokens at 1/8, 1/16 and 1/32, which are concatenated
                 in that order.
+            project: Whether ``fc1`` is applied. If not, the features at 1/4 are [B, inplanes,
+                H / 4, W / 4] and the caller projects them, into the map that it adds them to.
         """
         # Channels last: the fastest for convolutions on CPUs and tensor cores, and tokens already.
         at_4 = conv_norm_relu(image.contiguous(memory_format=torch.channels_last), self.stem)
@@ -58,7 +60,7 @@ class SpatialPrior(nn.Module):
         at_32 = conv_norm_relu(at_16, self.conv4)
         levels = zip((self.fc2, self.fc3, self.fc4), (at_8, at_16, at_32), level_embed, strict=True)
         tokens = [_project(level, layer, embed) for layer, level, embed in levels]
-        return at_4, torch.cat(tokens, dim=1)
+        return self.fc1(at_4) if project else at_4, torch.cat(tokens, dim=1)
 
 
 def conv_norm_relu(x: Tensor, layers: nn.Sequential) -> Tensor:

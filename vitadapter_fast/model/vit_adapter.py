@@ -27,6 +27,7 @@ from .injector import Injector
 from .interaction import Interaction, run
 from .norm import NORMS, make_norm
 from .patch_embed import PatchEmbed
+from .plain import is_plain
 from .pyramid import feature_pyramid
 from .spatial_prior import SpatialPrior
 from .vit import FFNS, Block
@@ -262,7 +263,9 @@ class ViTAdapter(nn.Module):
             x = self.pos_drop(self.patch_embed(padded, self.pos_embed))
         # A compiler cannot tell a second run from a first, which moves the running statistics.
         with_cp = self.with_cp and not torch.compiler.is_compiling()
-        at_4, c = run(self.spm, padded, self.level_embed, with_cp=with_cp)
+        # FSDP gathers the weights of spm for its call alone; before it they are not plain.
+        spm_projects = not is_plain(self.spm.fc1, nn.Conv2d)
+        at_4, c = run(self.spm, padded, self.level_embed, spm_projects, with_cp=with_cp)
 
         vit_tokens = []
         for interaction, (first, last) in zip(self.interactions, self._stage_bounds, strict=True):
@@ -275,8 +278,9 @@ class ViTAdapter(nn.Module):
             vit_tokens = vit_tokens[-1:]
 
         norms = (self.norm1, self.norm2, self.norm3, self.norm4)
+        project = None if spm_projects else self.spm.fc1
         maps = feature_pyramid(
-            c, at_4, vit_tokens, grids, self.up, self.spm.fc1, norms, self.memory_format
+            c, at_4, vit_tokens, grids, self.up, project, norms, self.memory_format
         )
         H, W = image.shape[2:]
         return crop_maps(maps, (H, W), self.memory_format)
