@@ -28,7 +28,23 @@ _ATTENTION = (
     "_scaled_dot_product_cudnn_attention",
     "window_attention",
 )
-_CHECK_SIZE = 64
+# Two windows of 14 patches, the second of them mostly padding.
+_CHECK_HW = (32, 256)
+_CHECK_GRADIENTS = (
+    "pos_embed",
+    "patch_embed.proj.weight",
+    "level_embed",
+    "blocks.0.attn.qkv.weight",
+    "blocks.0.norm1.bias",
+    "spm.stem.0.weight",
+    "spm.fc1.weight",
+    "interactions.0.injector.gamma",
+    "interactions.0.injector.attn.sampling_offsets.weight",
+    "interactions.0.extractor.attn.attention_weights.bias",
+    "interactions.0.extractor.ffn.dwconv.dwconv.weight",
+    "up.weight",
+    "norm1.weight",
+)
 
 
 def contenders(model: str, scale: str) -> list[str]:
@@ -105,8 +121,9 @@ def _adapter(name: str, device: str) -> ViTAdapter:
                 tensor.zero_()
             elif tensor.dim() > 1:
                 tensor.uniform_(-1, 1).mul_((3 / tensor[0].numel()) ** 0.5)
-            else:
-                tensor.fill_(0.0 if key.endswith(("bias", "running_mean")) else 1.0)
+            else:  # nothing zero or one, which would hide a part left out
+                low, high = (-0.1, 0.1) if key.endswith(("bias", "running_mean")) else (0.8, 1.2)
+                tensor.uniform_(low, high)
         for interaction in adapter.interactions:
             interaction.injector.gamma.fill_(0.5)
     return adapter
@@ -156,16 +173,17 @@ def _timm(name: str) -> nn.Module:
 
 def _check(model: nn.Module, plain: nn.Module, maps_of: Any, device: str, rtol: float) -> None:
     """Compare maps and the gradients of some parameters with the plain composition's."""
-    image = torch.randn(2, 3, _CHECK_SIZE, _CHECK_SIZE, device=device)
-    names = ("level_embed", "blocks.0.attn.qkv.weight", "spm.stem.0.weight", "up.weight")
+    image = torch.randn(2, 3, *_CHECK_HW, device=device)
+    names = _CHECK_GRADIENTS
     wanted, got = ([*_in_eval(module, maps_of, image)] for module in (plain, model))
     for module, found in ((plain, wanted), (model, got)):  # after: it moves the running statistics
         found += _in_training(module, maps_of, image, names)
     what = [f"map {i} in {mode}" for mode in ("eval", "training") for i in range(4)]
     for name, one, other in zip([*what, *names], got, wanted, strict=True):
-        # Gradients as a whole: one pixel on the other side of a ReLU's kink is no error.
+        # Gradients as a whole and loosely: of few pixels, one on the other side of a ReLU's kink
+        # makes 0.5 %. The operators' own checks are the strict ones.
         share = torch.dist(one.float(), other.float()) / other.float().norm()
-        allowed = rtol if name in what else 100 * rtol
+        allowed = rtol if name in what else 300 * rtol
         # Not >: a NaN must fail.
         assert share.item() < allowed, f"{name}: error {share:.3g} exceeds {allowed:.3g}"
 
@@ -184,7 +202,7 @@ def _in_training(
     named = list(module.named_parameters())
     parameters = [next(p for key, p in named if key.endswith(name)) for name in names]
     module.train()
-    torch.manual_seed(1)
+    torch.manual_seed(3)  # with which stochastic depth leaves in all that is compared
     maps = maps_of(module, image)
     return [*maps, *torch.autograd.grad(maps, parameters, [_wave(part) for part in maps])]
 

@@ -144,7 +144,15 @@ class _Calls:
         moved = (read + self.out.nbytes, 2 * read + 2 * self.out.nbytes + grads)
         bytes_moved = dict(zip(PASSES, moved, strict=True))
         images = tensors[0].shape[0]
-        return Workload(self.version, self.check, self.run, images, flops, bytes_moved)
+        return Workload(
+            self.version,
+            self.check,
+            self.run,
+            images,
+            flops,
+            bytes_moved,
+            inputs=len(self.pool),
+        )
 
 
 def _backends(device: str) -> dict[str, str | None]:
