@@ -13,6 +13,7 @@
 #include "build_facts.h"
 #include "common/check.h"
 #include "common/isa.h"
+#include "common/pages.h"
 #include "dwconv_gelu/params.h"
 #include "ms_deform_attn/params.h"
 #include "patch_embed/params.h"
@@ -301,6 +302,7 @@ PYBIND11_MODULE(_C, module) {
   using py::literals::operator""_a;
   module.doc() = "Compiled kernels of vitadapter_fast; call them through vitadapter_fast.ops.";
   module.def("build_info", &build_info, "Facts of this build.");
+  module.def("prefer_huge_pages", &prefer_huge_pages, "begin"_a, "bytes"_a);
   def_ms_deform_attn<ms_deform_attn_forward_cpu>(module, "ms_deform_attn_forward_cpu");
   def_ms_deform_attn<ms_deform_attn_backward_cpu>(module, "ms_deform_attn_backward_cpu");
   def_dwconv_gelu<dwconv_gelu_forward_cpu>(module, "dwconv_gelu_forward_cpu");

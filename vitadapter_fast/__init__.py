@@ -3,6 +3,7 @@
 """ViT-Adapter backbones on DINOv2 weights, with fast kernels where the time goes."""
 
 from .errors import BackendUnavailable, CheckpointError
+from .memory import keep_freed_memory
 from .model import ViTAdapter, vit_adapter_b, vit_adapter_g, vit_adapter_l, vit_adapter_s
 from .ops import backend, ms_deform_attn, ms_deform_attn_grid, patch_embed, tuning
 from .version import __version__
@@ -13,6 +14,7 @@ __all__ = [
     "ViTAdapter",
     "__version__",
     "backend",
+    "keep_freed_memory",
     "ms_deform_attn",
     "ms_deform_attn_grid",
     "patch_embed",

@@ -24,7 +24,9 @@ def forward(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     out, mean, variance = new_outputs(call)
     call = _dense(call)
     _native.launch(
-        "batch_norm_forward_cpu", **_arguments(call, mean, variance), out=_native.address(out)
+        "batch_norm_forward_cpu",
+        **_arguments(call, mean, variance),
+        out=_native.output_address(out),
     )
     return out, mean, variance
 
@@ -42,9 +44,9 @@ def backward(
         **_arguments(call, mean, variance),
         grad_out=_native.address(grad_out),
         grad_out_strides=row_strides(grad_out),
-        grad_tokens=_native.address(tokens),
-        grad_weight=_native.address(weight),
-        grad_bias=_native.address(bias),
+        grad_tokens=_native.output_address(tokens),
+        grad_weight=_native.output_address(weight),
+        grad_bias=_native.output_address(bias),
     )
     return tokens, weight, bias
 

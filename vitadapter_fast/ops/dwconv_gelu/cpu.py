@@ -28,7 +28,7 @@ def forward(call: Call) -> Tensor:
         "dwconv_gelu_forward_cpu",
         **arguments(call),
         num_threads=_native.num_threads(),
-        out=_native.address(out),
+        out=_native.output_address(out),
     )
     return out
 
@@ -46,8 +46,8 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
         num_threads=_native.num_threads(),
         grad_out=_native.address(grad_out),
         grad_out_strides=row_strides(grad_out),
-        grad_tokens=_native.address(grads[0]),
-        grad_weight=_native.address(grads[1]),
-        grad_bias=_native.address(grads[2]),
+        grad_tokens=_native.output_address(grads[0]),
+        grad_weight=_native.output_address(grads[1]),
+        grad_bias=_native.output_address(grads[2]),
     )
     return grads

@@ -29,7 +29,7 @@ def forward(call: Call) -> Tensor:
         "ms_deform_attn_forward_cpu",
         **arguments(call),
         num_threads=_native.num_threads(),
-        out=_native.address(out),
+        out=_native.output_address(out),
     )
     return out
 
@@ -48,8 +48,8 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
         num_threads=_native.num_threads(),
         grad_out=_native.address(grad_out),
         grad_out_strides=row_strides(grad_out),
-        grad_value=_native.address(grads[0]),
-        grad_points=_native.address(grads[1]),
-        grad_weights=_native.address(grads[2]),
+        grad_value=_native.output_address(grads[0]),
+        grad_points=_native.output_address(grads[1]),
+        grad_weights=_native.output_address(grads[2]),
     )
     return grads

@@ -26,7 +26,7 @@ def forward(call: Call) -> tuple[Tensor, Tensor]:
     _native.launch(
         "window_attention_forward_cpu",
         **_arguments(call, qkv),
-        out=_native.address(out),
+        out=_native.output_address(out),
         logsumexp=_native.address(logsumexp),
     )
     return out, logsumexp
@@ -43,7 +43,7 @@ def backward(call: Call, grad_out: Tensor, out: Tensor, logsumexp: Tensor) -> Te
         logsumexp=_native.address(logsumexp),
         grad_out=_native.address(grad_out),
         grad_out_strides=row_strides(grad_out),
-        grad_qkv=_native.address(grad_qkv),
+        grad_qkv=_native.output_address(grad_qkv),
     )
     return grad_qkv
 
