@@ -26,11 +26,6 @@ from typing import Any
 import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1] / "tests")]
-# For the processes, which import by name what this one does.
-os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
-# glibc keeps what is freed. Else it gives large buffers back or not, by the calls before, and fresh
-# pages take half of a rival's time or none.
-os.environ["MALLOC_MMAP_MAX_"], os.environ["MALLOC_TRIM_THRESHOLD_"] = "0", str(2**40)
 
 from limits import device_name  # noqa: E402
 from worker import PASSES, Spec  # noqa: E402
@@ -117,6 +112,11 @@ def main() -> int:
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     processor = device_name("cpu")
+    # For the processes, which import by name what this one does.
+    os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
+    # glibc keeps what is freed. Else it gives large buffers back or not, by the calls before, and
+    # fresh pages take half of a rival's time or none.
+    os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "vitadapter_fast", "workloads"])
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as processes:
