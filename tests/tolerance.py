@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far a kernel may be from float64: the error of the reference in its dtype sets the scale."""
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
 
@@ -33,3 +35,19 @@ def assert_close(got: Tensor, reference: Tensor, truth: Tensor, what: str) -> No
     assert got.shape == truth.shape, f"{what}: shape {tuple(got.shape)}, not {tuple(truth.shape)}"
     error, allowed = max_err(got, truth), budget(reference, truth, got.dtype)
     assert error <= allowed, f"{what}: error {error:.3g} exceeds {allowed:.3g}"
+
+
+def assert_same_for_any_number_of_threads(run: Callable[[], Mapping[str, Tensor]]) -> None:
+    """Compare, bit for bit, what ``run`` returns on one thread with what it returns on more."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        wanted = run()
+        for threads in (2, 3, 16):
+            torch.set_num_threads(threads)
+            got = run()
+            assert got.keys() == wanted.keys()
+            for name in wanted:
+                assert torch.equal(got[name], wanted[name]), (threads, name)
+    finally:
+        torch.set_num_threads(before)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerance import budget, max_err
+from tolerance import assert_same_for_any_number_of_threads, budget, max_err
 from torch import Tensor
 
 from vitadapter_fast.ops import batch_norm
@@ -145,17 +145,7 @@ def test_strided_inputs_give_the_same(case: NormCase) -> None:
 def test_results_are_bit_equal_for_any_number_of_threads(case: NormCase) -> None:
     inputs = make_norm_inputs(case, dtype=torch.float32)
     cotangent = cotangent_of(inputs)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        wanted = results(inputs, "cpu", cotangent)
-        for threads in (2, 3, 16):
-            torch.set_num_threads(threads)
-            got = results(inputs, "cpu", cotangent)
-            for name in wanted:
-                assert torch.equal(got[name], wanted[name]), (threads, name)
-    finally:
-        torch.set_num_threads(before)
+    assert_same_for_any_number_of_threads(lambda: results(inputs, "cpu", cotangent))
 
 
 @pytest.mark.parametrize("case", CASES[:3], ids=lambda case: case.name)

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import ALL_CONV, AWKWARD_CONV, REAL_CONV, ConvCase, ConvInputs, make_conv_inputs
-from tolerance import assert_close
+from tolerance import assert_close, assert_same_for_any_number_of_threads
 from torch import Tensor
 
 from vitadapter_fast.ops import dwconv_gelu
@@ -202,17 +202,7 @@ def test_gelu_of_huge_and_infinite_sums(backend: str) -> None:
 def test_cpu_results_are_bit_equal_for_any_number_of_threads(case: ConvCase) -> None:
     inputs = make_conv_inputs(case, dtype=torch.float32)
     cotangent = cotangent_of(inputs)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        wanted = results(inputs, "cpu", cotangent)
-        for threads in (2, 3, 16):
-            torch.set_num_threads(threads)
-            got = results(inputs, "cpu", cotangent)
-            for name in wanted:
-                assert torch.equal(got[name], wanted[name]), (threads, name)
-    finally:
-        torch.set_num_threads(before)
+    assert_same_for_any_number_of_threads(lambda: results(inputs, "cpu", cotangent))
 
 
 def test_only_the_inputs_are_saved() -> None:

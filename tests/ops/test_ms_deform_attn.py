@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import ALL, NO_QUERIES, REAL, AttnCase, AttnInputs, make_inputs
-from tolerance import assert_close
+from tolerance import assert_close, assert_same_for_any_number_of_threads
 from torch import Tensor
 
 from vitadapter_fast.ops import ms_deform_attn, ms_deform_attn_grid
@@ -185,17 +185,7 @@ def test_grid_equals_classic_with_locations_and_softmax_made_outside(backend: st
 def test_cpu_results_are_bit_equal_for_any_number_of_threads(case: AttnCase) -> None:
     inputs = make_inputs(case, dtype=torch.float32)
     cotangent = cotangent_of(inputs)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        wanted = results(inputs, "cpu", cotangent)
-        for threads in (2, 3, 16):
-            torch.set_num_threads(threads)
-            got = results(inputs, "cpu", cotangent)
-            for name in wanted:
-                assert torch.equal(got[name], wanted[name]), (threads, name)
-    finally:
-        torch.set_num_threads(before)
+    assert_same_for_any_number_of_threads(lambda: results(inputs, "cpu", cotangent))
 
 
 @pytest.mark.skipif(os.environ.get("VITADAPTER_ISA") == "portable", reason="already portable")

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import PATCH_CASES, PATCH_MODES, PatchCase, PatchInputs, make_patch_inputs
-from tolerance import assert_close
+from tolerance import assert_close, assert_same_for_any_number_of_threads
 from torch import Tensor
 
 from vitadapter_fast.ops import patch_embed
@@ -119,15 +119,10 @@ def test_crop_of_a_wider_image_is_read_where_it_lies(backend: str) -> None:
 def test_cpu_results_are_bit_equal_for_any_number_of_threads() -> None:
     inputs = make_patch_inputs(PATCH_CASES[0], dtype=torch.float32)
     cotangent = cotangent_of(inputs)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        wanted = results(inputs, "cpu", cotangent)["table"]
-        for threads in (2, 3, 16):
-            torch.set_num_threads(threads)
-            assert torch.equal(results(inputs, "cpu", cotangent)["table"], wanted), threads
-    finally:
-        torch.set_num_threads(before)
+    # The table alone is of our kernels; the rest is torch's GEMM.
+    assert_same_for_any_number_of_threads(
+        lambda: {"table": results(inputs, "cpu", cotangent)["table"]}
+    )
 
 
 def inputs(

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import ALL_WINDOW, AWKWARD_WINDOW, REAL_WINDOW, WindowCase, make_qkv
-from tolerance import assert_close
+from tolerance import assert_close, assert_same_for_any_number_of_threads
 from torch import Tensor
 
 import vitadapter_fast
@@ -182,16 +182,7 @@ def test_nan_and_infinity_reach_what_they_must_and_no_other_window(
 def test_cpu_results_are_bit_equal_for_any_number_of_threads(case: WindowCase) -> None:
     qkv = make_qkv(case, dtype=torch.float32)
     cotangent = cotangent_of(case, torch.float32)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        wanted = results(case, qkv, "cpu", cotangent)
-        for threads in (2, 3, 16):
-            torch.set_num_threads(threads)
-            got = results(case, qkv, "cpu", cotangent)
-            assert all(torch.equal(got[name], wanted[name]) for name in NAMES), threads
-    finally:
-        torch.set_num_threads(before)
+    assert_same_for_any_number_of_threads(lambda: results(case, qkv, "cpu", cotangent))
 
 
 def test_only_input_output_and_logsumexp_are_saved() -> None:
