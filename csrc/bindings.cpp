@@ -17,6 +17,7 @@
 #include "dwconv_gelu/params.h"
 #include "ms_deform_attn/params.h"
 #include "patch_embed/params.h"
+#include "token_rows/params.h"
 #include "window_attention/params.h"
 
 namespace py = pybind11;
@@ -269,6 +270,27 @@ void def_resize_add(py::module_& module, const char* name) {
              "batch"_a, "channels"_a, "num_threads"_a = 1, "device"_a = 0, "stream"_a = 0);
 }
 
+void normalize_rows(Address rows, Address weight, Address bias, std::pair<int64_t, int64_t> shape,
+                    double eps, Address out, Address mean, Address rstd, int num_threads) {
+  py::gil_scoped_release release;
+  normalize_rows_cpu({pointer<float>(rows), pointer<float>(weight), pointer<float>(bias),
+                      shape.first, shape.second, eps, pointer<float>(out), pointer<float>(mean),
+                      pointer<float>(rstd), num_threads});
+}
+
+void transpose_rows(Address rows, int64_t stride, std::pair<int64_t, int64_t> shape, Address out,
+                    int num_threads) {
+  py::gil_scoped_release release;
+  transpose_rows_cpu(
+      {pointer<float>(rows), stride, shape.first, shape.second, pointer<float>(out), num_threads});
+}
+
+void gelu_rows(Address rows, int64_t count, Address out, Address grad, int num_threads) {
+  py::gil_scoped_release release;
+  gelu_rows_cpu(
+      {pointer<float>(rows), count, pointer<float>(out), pointer<float>(grad), num_threads});
+}
+
 #if VITADAPTER_CUDA_KERNELS
 void patch_columns(Address image, const std::array<int64_t, 4>& strides, Address columns,
                    int64_t batch, int64_t in_chans, std::pair<int64_t, int64_t> grid_hw,
@@ -312,6 +334,12 @@ PYBIND11_MODULE(_C, module) {
   def_window_attention<window_attention_backward_cpu>(module, "window_attention_backward_cpu");
   def_batch_norm<batch_norm_forward_cpu>(module, "batch_norm_forward_cpu");
   def_batch_norm<batch_norm_backward_cpu>(module, "batch_norm_backward_cpu");
+  module.def("normalize_rows_cpu", &normalize_rows, py::kw_only(), "rows"_a, "weight"_a, "bias"_a,
+             "shape"_a, "eps"_a, "out"_a, "mean"_a, "rstd"_a, "num_threads"_a);
+  module.def("transpose_rows_cpu", &transpose_rows, py::kw_only(), "rows"_a, "stride"_a, "shape"_a,
+             "out"_a, "num_threads"_a);
+  module.def("gelu_rows_cpu", &gelu_rows, py::kw_only(), "rows"_a, "count"_a, "out"_a, "grad"_a = 0,
+             "num_threads"_a = 1);
 #if VITADAPTER_CUDA_KERNELS
   def_dwconv_gelu<dwconv_gelu_forward_cuda>(module, "dwconv_gelu_forward_cuda");
   def_dwconv_gelu<dwconv_gelu_backward_cuda>(module, "dwconv_gelu_backward_cuda");

@@ -6,6 +6,7 @@
 // scale * (g - sum(g) / n - d * i^2 * sum(g * d) / n); weight and bias have i * sum(g * d), sum(g).
 #include "batch_norm/blocks_cpu.h"
 #include "common/dispatch.h"
+#include "common/transpose.h"
 
 namespace vitadapter::VITADAPTER_ISA {
 namespace {
@@ -48,10 +49,9 @@ struct FirstPass {
     over_strips<C>(p.channels, [&](auto strip, int64_t c) {
       using V = typename decltype(strip)::V;
       T tile[has_planes ? kBlockTokens * strip.kChannels : 1];
-      for (int i = 0; has_planes && i < strip.kChannels; ++i) {
-        const T* const plane = grad + (c + i) * p.grad_out_stride_row + block.first;
-        for (int64_t t = 0; t < block.tokens; ++t) tile[t * strip.kChannels + i] = plane[t];
-      }
+      if (has_planes)
+        transpose<C>(grad + c * p.grad_out_stride_row + block.first, p.grad_out_stride_row,
+                     strip.kChannels, block.tokens, tile, strip.kChannels);
       V sum[strip.kVecs], product[strip.kVecs];
       for (V& s : sum) s = V::set(0);
       for (V& s : product) s = V::set(0);

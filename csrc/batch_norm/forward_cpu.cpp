@@ -5,6 +5,7 @@
 // normalizes, applies ReLU and changes the layout.
 #include "batch_norm/blocks_cpu.h"
 #include "common/dispatch.h"
+#include "common/transpose.h"
 
 namespace vitadapter::VITADAPTER_ISA {
 namespace {
@@ -114,12 +115,9 @@ struct Normalize {
             result.store(out + (block.first + t) * p.channels + at);
         }
       }
-      if (!has_planes) return;
-      for (int i = 0; i < strip.kChannels; ++i) {
-        T* const plane = out + (c + i) * p.num_tokens + block.first;
-        for (int64_t t = 0; t < block.tokens; ++t)
-          from_compute(tile[t * strip.kChannels + i], plane + t);
-      }
+      if (has_planes)
+        transpose<C>(tile, strip.kChannels, block.tokens, strip.kChannels,
+                     out + c * p.num_tokens + block.first, p.num_tokens);
     });
   }
 };

@@ -101,6 +101,14 @@ struct Vec {
   static void load_rows(const C* from, Vec row[4]) {
     VITADAPTER_LANES for (int k = 0; k < 4; ++k) row[k].lane[i] = from[4 * i + k];
   }
+  // As many rows as lanes -> their columns.
+  static void transpose(Vec rows[kLanes]) {
+    VITADAPTER_LANES for (int k = 0; k < i; ++k) {
+      const C lower = rows[i].lane[k];
+      rows[i].lane[k] = rows[k].lane[i];
+      rows[k].lane[i] = lower;
+    }
+  }
   // Adds the lane sums of four vectors to to[0..3].
   static void add_sums(const Vec v[4], C* to) {
     for (int k = 0; k < 4; ++k) {
@@ -199,6 +207,23 @@ struct Vec<float> {
     row[1].v = _mm256_shuffle_ps(a, c, 0xee);
     row[2].v = _mm256_shuffle_ps(b, d, 0x44);
     row[3].v = _mm256_shuffle_ps(b, d, 0xee);
+  }
+  static void transpose(Vec rows[8]) {
+    __m256 pair[8], quad[8];
+    for (int i = 0; i < 8; i += 2) {
+      pair[i] = _mm256_unpacklo_ps(rows[i].v, rows[i + 1].v);
+      pair[i + 1] = _mm256_unpackhi_ps(rows[i].v, rows[i + 1].v);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      for (int k = 0; k < 2; ++k) {
+        quad[i + 2 * k] = _mm256_shuffle_ps(pair[i + k], pair[i + k + 2], 0x44);
+        quad[i + 2 * k + 1] = _mm256_shuffle_ps(pair[i + k], pair[i + k + 2], 0xee);
+      }
+    }
+    for (int i = 0; i < 4; ++i) {
+      rows[i].v = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x20);
+      rows[i + 4].v = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x31);
+    }
   }
   static void add_sums(const Vec v[4], float* to) {
     const __m256 pairs =

@@ -6,7 +6,7 @@
 // follows one row behind; the two rows beyond the band are computed by both its neighbors. Weight
 // and bias gradients are summed by band and the bands added in order: bit-equal for any number of
 // threads.
-#include "dwconv_gelu/gelu_cpu.h"
+#include "common/gelu_cpu.h"
 #include "dwconv_gelu/rows_cpu.h"
 
 namespace vitadapter::VITADAPTER_ISA {

@@ -3,7 +3,7 @@
 
 // Forward on the CPU. A task is a band of rows and a chunk of channels, which stay in L2; within it
 // a vector of channels at a time runs down the rows, and each row from left to right.
-#include "dwconv_gelu/gelu_cpu.h"
+#include "common/gelu_cpu.h"
 #include "dwconv_gelu/rows_cpu.h"
 
 namespace vitadapter::VITADAPTER_ISA {

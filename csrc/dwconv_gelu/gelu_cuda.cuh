@@ -5,7 +5,7 @@
 #pragma once
 
 #include "common/device.cuh"
-#include "dwconv_gelu/gelu.h"
+#include "common/gelu.h"
 
 namespace vitadapter::VITADAPTER_ISA::dwconv_gelu {
 

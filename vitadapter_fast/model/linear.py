@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..ops import _gemm
-from .plain import is_plain
+from ..ops import _gemm, _token_rows
+from .plain import is_plain, is_recorded
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, *layers: nn.Linear) -> Tensor:
@@ -88,15 +88,23 @@ def activate(hidden: Tensor, activation: str) -> Tensor:
     return hidden
 
 
-def _activate_backward(grad: Tensor, hidden: Tensor, activation: str) -> Tensor:
+def _activate(
+    hidden: Tensor, activation: str, grad: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Return the activation, only until the next call, and the gradient of ``hidden``.
+
+    The gradient of the activation may be overwritten.
+    """
+    if activation == "gelu" and hidden.is_contiguous() and _token_rows.is_ours(hidden):
+        return _token_rows.gelu(hidden, grad), grad
+    activated = activate(hidden, activation)
+    if grad is None or activation == "none":
+        return activated, grad
     if activation == "gelu":
-        grad_hidden: Tensor = torch.ops.aten.gelu_backward(grad, hidden)
-        return grad_hidden
-    if activation == "swiglu":
-        gate, value = hidden.chunk(2, dim=-1)
-        grad_gate = torch.ops.aten.silu_backward(grad * value, gate)
-        return torch.cat([grad_gate, grad * F.silu(gate)], dim=-1)
-    return grad
+        return activated, torch.ops.aten.gelu_backward(grad, hidden)
+    gate, value = hidden.chunk(2, dim=-1)
+    grad_gate = torch.ops.aten.silu_backward(grad * value, gate)
+    return activated, torch.cat([grad_gate, grad * F.silu(gate)], dim=-1)
 
 
 def _fused_dtype(x: Tensor, *modules: nn.Module) -> torch.dtype | None:
@@ -104,7 +112,7 @@ def _fused_dtype(x: Tensor, *modules: nn.Module) -> torch.dtype | None:
 
     A compiler fuses them itself. Layers that someone has wrapped, hooked or sharded are theirs.
     """
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+    if is_recorded():
         return None
     if not all(is_plain(module, nn.Linear, nn.LayerNorm) for module in modules):
         return None
@@ -188,7 +196,7 @@ class _ResidualLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(hidden, weight, bias, gamma, kept)
         ctx.activation, ctx.dtype = activation, dtype
-        rows = _rows(activate(hidden, activation), dtype)
+        rows = _rows(_activate(hidden, activation)[0], dtype)
         scaled = _scaled(weight, gamma).to(dtype)
         shift = None if bias is None else (bias if gamma is None else gamma * bias).to(dtype)
         if kept is None and x.dtype == dtype:
@@ -203,17 +211,18 @@ class _ResidualLinear(torch.autograd.Function):
         needs_x, needs_hidden, needs_weight, needs_bias, needs_gamma = ctx.needs_input_grad[:5]
         rows = _rows(grad if kept is None else grad * kept, ctx.dtype)
 
-        grad_hidden = grad_weight = grad_bias = grad_gamma = None
+        back = grad_weight = grad_bias = grad_gamma = None
         if needs_hidden:
             scaled = _scaled(weight, gamma).to(ctx.dtype)
             back = _gemm.linear(rows, scaled.t()).view(*grad.shape[:-1], weight.shape[1])
-            grad_hidden = _activate_backward(back.to(hidden.dtype), hidden, ctx.activation)
+            back = back.to(hidden.dtype)
+        activated, grad_hidden = _activate(hidden, ctx.activation, back)
         if needs_bias or needs_gamma:
             total = rows.sum(0, dtype=weight.dtype)
             grad_bias = total if gamma is None else gamma * total
         if needs_weight or needs_gamma:
-            activated = _rows(activate(hidden, ctx.activation), ctx.dtype)
-            grad_weight = _gemm.weight_gradient(rows, activated).to(weight.dtype)
+            product = _gemm.weight_gradient(rows, _rows(activated, ctx.dtype))
+            grad_weight = product.to(weight.dtype)
             if gamma is not None:
                 if needs_gamma:
                     grad_gamma = torch.linalg.vecdot(grad_weight, weight)
@@ -234,7 +243,9 @@ class _ResidualLinear(torch.autograd.Function):
 def _normalize(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return normalized tokens, mean and 1 / deviation, as nn.LayerNorm computes them."""
+    """Return normalized tokens, mean and 1 / deviation; the first only until the next call."""
+    if _token_rows.is_ours(x, weight, bias):
+        return _token_rows.normalize(x, weight, bias, eps)
     return torch.native_layer_norm(x.to(weight.dtype), x.shape[-1:], weight, bias, eps)
 
 

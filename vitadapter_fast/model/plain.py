@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A layer in; out whether its arithmetic may be done without calling it."""
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -28,3 +29,8 @@ def has_hooks(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
     )
+
+
+def is_recorded() -> bool:
+    """Return whether a compiler or tracer records what runs, to fuse or export it."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None

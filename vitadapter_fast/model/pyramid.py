@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..ops import _gemm
+from ..ops import _gemm, _token_rows
 from .grid import Grids, map_to_tokens, split_prior, tokens_to_map
 from .norm import as_affine, is_constant, normalize
 from .plain import is_plain
@@ -73,7 +73,7 @@ def _sum(level: Tensor, vit_map: Tensor | None) -> Tensor:
 def _normalized(level: Tensor, norm: nn.Module, memory_format: torch.memory_format) -> Tensor:
     if is_constant(norm):
         scale, shift = (part[:, None, None] for part in as_affine(norm))
-        return torch.addcmul(shift, level, scale).contiguous(memory_format=memory_format)
+        return _relaid(torch.addcmul(shift, level, scale), memory_format)
     return normalize(norm, level, memory_format=memory_format)
 
 
@@ -118,8 +118,21 @@ def _largest(
         weight * scale[:, None],
         None if vit_map is None else vit_map * scale[:, None, None],
     )
-    relaid: Tensor = total.contiguous(memory_format=memory_format)
-    return relaid
+    return _relaid(total, memory_format)
+
+
+def _relaid(level: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """Return a map that is channels last in another format."""
+    if (
+        memory_format == torch.channels_last
+        or level.requires_grad
+        or not _token_rows.is_ours(level)
+    ):
+        return level.contiguous(memory_format=memory_format)
+    out = torch.empty_like(level, memory_format=memory_format)
+    for rows, planes in zip(map_to_tokens(level), out, strict=True):
+        _token_rows.transpose(rows, planes)
+    return out
 
 
 class _LargestSum(torch.autograd.Function):

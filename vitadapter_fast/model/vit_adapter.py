@@ -22,12 +22,13 @@ from .config import (
 )
 from .deform_attn import DeformAttn
 from .extractor import Extractor
-from .grid import STRIDES, crop_maps, grids_of, pad_image
+from .grid import STRIDES, Grids, crop_maps, grids_of, pad_image
 from .injector import Injector
 from .interaction import Interaction, run
 from .norm import NORMS, make_norm
 from .patch_embed import PatchEmbed
 from .plain import is_plain
+from .portions import portions
 from .pyramid import feature_pyramid
 from .spatial_prior import SpatialPrior
 from .vit import FFNS, Block
@@ -267,6 +268,24 @@ class ViTAdapter(nn.Module):
         spm_projects = not is_plain(self.spm.fc1, nn.Conv2d)
         at_4, c = run(self.spm, padded, self.level_embed, spm_projects, with_cp=with_cp)
 
+        parts = [
+            self._interact(x_part, c_part, grids)
+            for x_part, c_part in portions(x, c, self.blocks, self.interactions)
+        ]
+        c, *vit_tokens = (
+            part[0] if len(part) == 1 else torch.cat(part) for part in zip(*parts, strict=True)
+        )
+
+        norms = (self.norm1, self.norm2, self.norm3, self.norm4)
+        project = None if spm_projects else self.spm.fc1
+        maps = feature_pyramid(
+            c, at_4, vit_tokens, grids, self.up, project, norms, self.memory_format
+        )
+        H, W = image.shape[2:]
+        return crop_maps(maps, (H, W), self.memory_format)
+
+    def _interact(self, x: Tensor, c: Tensor, grids: Grids) -> list[Tensor]:
+        """Return the prior tokens after all stages, and the ViT tokens that the pyramid adds."""
         vit_tokens = []
         for interaction, (first, last) in zip(self.interactions, self._stage_bounds, strict=True):
             blocks = [self.blocks[index] for index in range(first, last + 1)]
@@ -276,14 +295,7 @@ class ViTAdapter(nn.Module):
             vit_tokens = []
         elif self.vit_features == "last":
             vit_tokens = vit_tokens[-1:]
-
-        norms = (self.norm1, self.norm2, self.norm3, self.norm4)
-        project = None if spm_projects else self.spm.fc1
-        maps = feature_pyramid(
-            c, at_4, vit_tokens, grids, self.up, project, norms, self.memory_format
-        )
-        H, W = image.shape[2:]
-        return crop_maps(maps, (H, W), self.memory_format)
+        return [c, *vit_tokens]
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode; a frozen ViT stays in eval mode."""

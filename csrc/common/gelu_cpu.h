@@ -7,10 +7,10 @@
 #include <cmath>
 #include <type_traits>
 
+#include "common/gelu.h"
 #include "common/simd.h"
-#include "dwconv_gelu/gelu.h"
 
-namespace vitadapter::VITADAPTER_ISA::dwconv_gelu {
+namespace vitadapter::VITADAPTER_ISA {
 
 // 2^y to 2e-9 before rounding, for -126 < y <= 0: a minimax polynomial about the nearest integer.
 template <typename V>
@@ -54,4 +54,4 @@ inline Vec<double, kLanes> gelu(Vec<double, kLanes> x) {
   return x;
 }
 
-}  // namespace vitadapter::VITADAPTER_ISA::dwconv_gelu
+}  // namespace vitadapter::VITADAPTER_ISA

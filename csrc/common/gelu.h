@@ -10,7 +10,7 @@
 
 #include "common/convert.h"
 
-namespace vitadapter::VITADAPTER_ISA::dwconv_gelu {
+namespace vitadapter::VITADAPTER_ISA {
 
 // Above, Q is below 2e-19.
 constexpr float kTailEnd = 9.f;
@@ -33,4 +33,4 @@ VITADAPTER_HD inline V scaled_tail(V u, MultiplyAdd&& multiply_add) {
   return multiply_add(u, sum, 0.5f);
 }
 
-}  // namespace vitadapter::VITADAPTER_ISA::dwconv_gelu
+}  // namespace vitadapter::VITADAPTER_ISA

@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""A batch on the CPU goes through the stages in portions: the results are the same."""
+
+import pytest
+import torch
+from tiny import WINDOWED
+from torch import Tensor
+
+from vitadapter_fast import ViTAdapter
+from vitadapter_fast.model import portions
+from vitadapter_fast.model.portions import portions as split
+
+
+def batches_seen_by(model: torch.nn.Module, images: int) -> list[int]:
+    seen: list[int] = []
+    block = model.blocks[0]
+    original = block.forward
+
+    def forward(x: Tensor, *args: object) -> Tensor:
+        seen.append(x.shape[0])
+        return original(x, *args)
+
+    block.forward = forward
+    try:
+        with torch.no_grad():
+            model(torch.rand(images, 3, 64, 64))
+    finally:
+        del block.forward
+    return seen
+
+
+@pytest.fixture
+def few_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a portion have two images of 64 x 64."""
+    tokens = 8 * 8 + 4 * 4 + 2 * 2
+    monkeypatch.setattr(portions, "_HEAP_BYTES", 2 * tokens * WINDOWED["embed_dim"] * 4)
+
+
+def test_small_batches_stay_whole() -> None:
+    assert batches_seen_by(ViTAdapter(**WINDOWED), 5) == [5]
+
+
+@pytest.mark.usefixtures("few_bytes")
+@pytest.mark.parametrize(("images", "wanted"), [(1, [1]), (2, [2]), (4, [2, 2]), (5, [2, 2, 1])])
+def test_portions_hold_as_many_images_as_fit(images: int, wanted: list[int]) -> None:
+    assert batches_seen_by(ViTAdapter(**WINDOWED), images) == wanted
+
+
+@pytest.mark.usefixtures("few_bytes")
+@pytest.mark.parametrize("vit_features", ["last", "stages"])
+def test_maps_and_gradients_are_those_of_the_whole_batch(
+    vit_features: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ViTAdapter(**WINDOWED, vit_features=vit_features).double()
+    image = torch.rand(5, 3, 64, 64, dtype=torch.float64)
+
+    def run() -> tuple[list[Tensor], list[Tensor]]:
+        maps = model(image)
+        torch.manual_seed(1)
+        total = sum((level * torch.randn_like(level)).sum() for level in maps)
+        used = [p for p in model.parameters() if p.requires_grad]
+        grads = torch.autograd.grad(total, used, allow_unused=True)
+        return [level.detach() for level in maps], [g for g in grads if g is not None]
+
+    in_portions = run()
+    monkeypatch.setattr(portions, "_HEAP_BYTES", 2**40)
+    whole = run()
+    for ours, wanted in zip(in_portions, whole, strict=True):
+        assert len(ours) == len(wanted)
+        for one, other in zip(ours, wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.usefixtures("few_bytes")
+def test_hooks_see_whole_batches() -> None:
+    model, seen = ViTAdapter(**WINDOWED), []
+    model.interactions[1].extractor.register_forward_hook(
+        lambda module, args, out: seen.append(out.shape[0])
+    )
+    with torch.no_grad():
+        model(torch.rand(5, 3, 64, 64))
+    assert seen == [5]
+
+
+def test_other_devices_and_empty_batches_stay_whole() -> None:
+    x, c = torch.empty(8, 4, 2**20, device="meta"), torch.empty(8, 21, 2**20, device="meta")
+    assert len(split(x, c)) == 1
+    assert len(split(torch.empty(0, 4, 8), torch.empty(0, 21, 8))) == 1
