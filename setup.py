@@ -20,6 +20,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).parent.resolve()
 
@@ -45,6 +46,12 @@ def tool(name: str) -> str:
 
 class CMakeBuild(build_ext):
     """Hand the extension to CMake."""
+
+    def get_source_files(self) -> list[str]:
+        """Return what a source distribution takes along beside the package, README and LICENSE."""
+        sources = [path for path in (ROOT / "csrc").rglob("*") if path.is_file()]
+        others = [ROOT / name for name in ("constraints.txt", "convert_14to16.py")]
+        return [str(path.relative_to(ROOT)) for path in (*sorted(sources), *others)]
 
     def build_extension(self, ext: Extension) -> None:
         """Configure, build and install ``_C`` to where setuptools expects it."""
@@ -84,4 +91,17 @@ class CMakeBuild(build_ext):
                 shutil.copyfile(target, beside)
 
 
-setup(ext_modules=[Extension("vitadapter_fast._C", [])], cmdclass={"build_ext": CMakeBuild})
+class Sources(sdist):
+    """Leave the tests to the repository: setuptools takes their modules, but not their data."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        """Copy ``files`` to where the archive is made of."""
+        super().make_release_tree(
+            base_dir, [name for name in files if "tests" not in Path(name).parts]
+        )
+
+
+setup(
+    ext_modules=[Extension("vitadapter_fast._C", [])],
+    cmdclass={"build_ext": CMakeBuild, "sdist": Sources},
+)

@@ -315,6 +315,7 @@ py::dict build_info() {
   info["cuda_compiler"] = cuda.empty() ? py::object(py::none()) : py::str(cuda);
   info["cuda_archs"] = cuda.empty() ? "" : VITADAPTER_CUDA_ARCHS;
   info["cuda_kernels"] = VITADAPTER_CUDA_KERNELS != 0;
+  info["no_cuda_reason"] = VITADAPTER_NO_CUDA_REASON;
   return info;
 }
 

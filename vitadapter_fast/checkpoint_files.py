@@ -64,6 +64,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     path = Path(path)
     if os.path.isdir(path):
         raise CheckpointError(f"{path}: a directory, wanted a checkpoint file")
+    if os.path.exists(path) and not os.path.isfile(path):
+        # Opening a pipe would wait for its writer, and it cannot be read twice.
+        raise CheckpointError(f"{path}: a pipe or device; save it to a file first")
     try:
         with path.open("rb") as file:
             head = file.read(64)

@@ -3,12 +3,15 @@
 """Command line in, exit status out; each subcommand lives in a module that loads when called."""
 
 import argparse
+import errno
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from .termination import tidy_termination
 from .version import __version__
 
 _COMMANDS = {
@@ -21,6 +24,7 @@ _COMMANDS = {
 _EXTRAS = {"PIL": "pillow", "rich": "rich", "matplotlib": "matplotlib"}
 
 
+@tidy_termination()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand.
 
@@ -31,12 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, 1 after an error, 130 if interrupted.
 
     Raises:
-        SystemExit: The arguments are wrong (status 2), or ask for help or the version (0).
+        SystemExit: The arguments are wrong (status 2), or ask for help or the version (0); or the
+            process was told to end (143).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with _notices_on_stderr():
-            return _run(arguments)
+            status = _run(arguments)
+            sys.stdout.flush()
+            return status
     except ModuleNotFoundError as error:
         package = _EXTRAS.get((error.name or "").partition(".")[0])
         if package is None:
@@ -48,6 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+    except OSError as error:
+        # What was written to stdout: files have errors of their own.
+        if error.errno not in (errno.ENOSPC, errno.EPIPE):
+            raise
+        sys.stderr.write(f"error: the output cannot be written: {error.strerror}\n")
+        # Python would try and fail once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _run(arguments: list[str]) -> int:

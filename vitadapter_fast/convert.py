@@ -14,6 +14,7 @@ from .checkpoint import PatchMethod, convert_14to16
 from .checkpoint_download import OfficialModel, download, official_model
 from .checkpoint_files import read_checkpoint, write_checkpoint
 from .errors import CheckpointError
+from .termination import tidy_termination
 
 DESCRIPTION = (
     "Convert DINOv2 checkpoints from patch size 14 to 16, as ViT-Adapter trains from. "
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         return 130
 
 
+@tidy_termination()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse a command line and run it; see ``run``."""
     parser = argparse.ArgumentParser(prog="convert_14to16.py", description=DESCRIPTION)

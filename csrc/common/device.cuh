@@ -15,6 +15,7 @@
 #include <string>
 
 #include "common/convert.h"
+#include "common/cuda_error.h"
 
 namespace vitadapter::VITADAPTER_ISA {
 
@@ -28,21 +29,11 @@ constexpr int64_t kMaxGridYZ = 65535;
 
 inline void check_cuda(cudaError_t error, const char* what, int device) {
   if (error == cudaSuccess) return;
-  std::string message = std::string("vitadapter_fast: ") + what + ": " + cudaGetErrorName(error) +
-                        ": " + cudaGetErrorString(error);
   int major = 0, minor = 0;
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  message += " on device " + std::to_string(device) + " (sm_" + std::to_string(major) +
-             std::to_string(minor) + ")";
-  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction)
-    message += "; rebuild with VITADAPTER_CUDA_ARCHS=" + std::to_string(major) +
-               std::to_string(minor) + " pip install .";
-  else if (error == cudaErrorInsufficientDriver)
-    message += "; update the NVIDIA driver, or use backend=\"reference\"";
-  else
-    message += "; an earlier kernel may be the cause: run again with CUDA_LAUNCH_BLOCKING=1";
-  throw std::runtime_error(message);
+  throw std::runtime_error(describe_cuda_error(
+      what, cudaGetErrorName(error), cudaGetErrorString(error), device, 10 * major + minor));
 }
 
 // Makes a device current for a launch and restores the caller's.

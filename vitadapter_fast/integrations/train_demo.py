@@ -25,6 +25,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from ..features_files import make_folder, replacing
 from ..features_photos import CommandError
 from ..model import ViTAdapter
+from ..termination import tidy_termination
 from .torchvision import faster_rcnn
 from .train_demo_data import (
     Photo,
@@ -215,6 +216,7 @@ def _rate(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
+@tidy_termination()
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, evaluate and write ``--out``: results.json, two pictures, detector.safetensors.
 

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only door to the compiled extension: tensor -> pointer, dtype code, stream, thread count."""
 
+import logging
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
@@ -13,6 +15,8 @@ from torch import Tensor
 
 from ..version import __version__
 
+_log = logging.getLogger("vitadapter_fast")
+
 _LARGE_BYTES = 4 * 2**20
 _DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 
@@ -20,19 +24,18 @@ _DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.flo
 @cache
 def _load() -> tuple[ModuleType | None, str]:
     try:
-        _C = import_module("vitadapter_fast._C")
+        extension = import_module("vitadapter_fast._C")
     except ImportError as error:
-        return None, (
-            f"the compiled extension vitadapter_fast._C does not load ({error}); "
-            "reinstall with `pip install .` from the source tree"
-        )
-    built = _C.build_info()["version"]
-    if built != __version__:
-        return None, (
-            f"the compiled extension is of version {built}, the package of {__version__}; "
-            "reinstall with `pip install .`"
-        )
-    return _C, ""
+        reason = f"the compiled extension vitadapter_fast._C does not load ({error})"
+    else:
+        built = extension.build_info()["version"]
+        if built == __version__:
+            return extension, ""
+        reason = f"the compiled extension is of version {built}, the package of {__version__}"
+    reason += "; reinstall with `pip install .` from the source tree"
+    # No installation lacks it on purpose, and without it everything is slow: more than DEBUG.
+    _log.warning("%s; until then operators run in Triton on GPUs, or in plain PyTorch", reason)
+    return None, reason
 
 
 def unavailable_reason() -> str | None:
@@ -51,12 +54,22 @@ def launch(name: str, **arguments: Any) -> None:
     """Call a launcher of the extension with keyword arguments.
 
     Raises:
-        RuntimeError: The extension is not available; ``unavailable_reason`` says why.
+        RuntimeError: The extension is not available, as ``unavailable_reason`` says; it was built
+            from other sources; or CUDA refused the launch.
+        MemoryError: There is none for what a kernel keeps beside its outputs.
     """
     module, reason = _load()
     if module is None:
         raise RuntimeError(f"vitadapter_fast: {name}: {reason}")
-    getattr(module, name)(**arguments)
+    try:
+        getattr(module, name)(**arguments)
+    except MemoryError as error:
+        raise MemoryError(f"vitadapter_fast: {name}: no memory beside the outputs") from error
+    except (AttributeError, TypeError) as error:
+        raise RuntimeError(
+            f"vitadapter_fast: {name}: the compiled extension was built from other sources than "
+            "this package; reinstall with `pip install .` from the source tree"
+        ) from error
 
 
 def address(tensor: Tensor | None) -> int:
@@ -84,22 +97,74 @@ def dtype_code(tensor: Tensor) -> int:
 
 @cache
 def cuda_unavailable_reason() -> str | None:
-    """Return why the extension's CUDA kernels cannot run here, or None."""
+    """Return why the extension's CUDA kernels can run on no device here, or None."""
     if (reason := unavailable_reason()) is not None:
         return reason
     info = build_info()
     if not info["cuda_kernels"]:
         return (
-            "the extension was built without CUDA kernels, because no nvcc was found; "
+            f"the extension was built without CUDA kernels: {info['no_cuda_reason']}; "
             "put nvcc on PATH and reinstall with VITADAPTER_CUDA=1 pip install ."
         )
+    if (reason := _no_device_reason(info)) is not None:
+        return f"built for {archs(info)}; cannot run here: {reason}"
+    return None
+
+
+def _no_device_reason(info: dict[str, Any]) -> str | None:
     if torch.version.hip is not None:
         # Its devices answer to torch.cuda as well, and would be given NVIDIA's machine code.
-        return f"built for {archs(info)}; cannot run here: this torch is for ROCm"
+        return "this torch is for ROCm"
+    if torch.version.cuda is None:
+        return "this torch is a CPU build"
     if not torch.cuda.is_available():
-        why = "this torch is a CPU build" if torch.version.cuda is None else "no device was found"
-        return f"built for {archs(info)}; cannot run here: {why}"
+        try:
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+        except (AssertionError, RuntimeError) as error:
+            return str(error).strip().split(". ")[0].removesuffix(".")
+        return "no device was found"
+    # As 12040 for CUDA 12.4; a driver runs all minor versions of its major one, and what is older.
+    driver: int = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
+    if driver // 1000 < int(info["cuda_compiler"].partition(".")[0]):
+        return (
+            f"the NVIDIA driver is for CUDA {driver // 1000}.{driver % 1000 // 10}, the kernels "
+            f"were built by nvcc {info['cuda_compiler']}; update the driver, or reinstall with an "
+            "older nvcc on PATH"
+        )
     return None
+
+
+def cuda_unsupported_reason(tensor: Tensor) -> str | None:
+    """Return why the extension's CUDA kernels cannot run on the device of this tensor, or None."""
+    if (reason := cuda_unavailable_reason()) is not None:
+        return reason
+    if tensor.device.type != "cuda":
+        return f"it runs on CUDA tensors, got {tensor.device}"
+    return _no_code_reason(tensor.device)
+
+
+@cache
+def _no_code_reason(device: torch.device) -> str | None:
+    info = build_info()
+    major, minor = torch.cuda.get_device_capability(device)
+    if _has_code(info["cuda_archs"], (major, minor)):
+        return None
+    return (
+        f"built for {archs(info)}; {device} is an sm_{major}{minor}: reinstall with "
+        f"VITADAPTER_CUDA_ARCHS={major}{minor} pip install ."
+    )
+
+
+def _has_code(architectures: str, capability: tuple[int, int]) -> bool:
+    for arch in architectures.split(";"):
+        match = re.fullmatch(r"(\d+)(\d)(-real|-virtual)?", arch)
+        if match is None:  # CMake's "native", "all" and such
+            return True
+        built = int(match[1]), int(match[2])
+        # Machine code runs on later devices of its major version, PTX on all later ones.
+        if built <= capability and (built[0] == capability[0] or match[3] != "-real"):
+            return True
+    return False
 
 
 def archs(info: dict[str, Any]) -> str:

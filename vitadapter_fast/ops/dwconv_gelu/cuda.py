@@ -19,10 +19,8 @@ _TILE_H, _TILE_W = 16, 32  # kWeightRows and kWeightColumns of params.h
 
 def unsupported_reason(call: Call) -> str | None:
     """Return why the CUDA kernels cannot run this call, or None."""
-    if (reason := _native.cuda_unavailable_reason()) is not None:
+    if (reason := _native.cuda_unsupported_reason(call.tokens)) is not None:
         return reason
-    if call.tokens.device.type != "cuda":
-        return f"it runs on CUDA tensors, got {call.tokens.device}"
     return size_reason(call)
 
 

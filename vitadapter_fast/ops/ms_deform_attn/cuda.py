@@ -17,10 +17,8 @@ from ._value_gradient import Bins
 
 def unsupported_reason(call: Call) -> str | None:
     """Return why the CUDA kernels cannot run this call, or None."""
-    if (reason := _native.cuda_unavailable_reason()) is not None:
+    if (reason := _native.cuda_unsupported_reason(call.value)) is not None:
         return reason
-    if call.value.device.type != "cuda":
-        return f"it runs on CUDA tensors, got {call.value.device}"
     return size_reason(call)
 
 

@@ -21,10 +21,8 @@ _LAUNCHER = "patch_embed_resize_add_cuda"
 
 def unsupported_reason(call: Call) -> str | None:
     """Return why the CUDA kernels cannot run this call, or None."""
-    if (reason := _native.cuda_unavailable_reason()) is not None:
+    if (reason := _native.cuda_unsupported_reason(call.image)) is not None:
         return reason
-    if call.image.device.type != "cuda":
-        return f"it runs on CUDA tensors, got {call.image.device}"
     return _parts.size_reason(call)
 
 

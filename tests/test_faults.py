@@ -1,0 +1,347 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""The table "When something fails" of the README: one test for each row, named after it."""
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pybind11
+import pytest
+import torch
+from checkpoint_cases import official, saved, tiny_model
+from torch import Tensor
+
+from vitadapter_fast import BackendUnavailable, CheckpointError
+from vitadapter_fast.checkpoint import load_checkpoint
+from vitadapter_fast.ops import _native, _triton, window_attention
+from vitadapter_fast.ops.window_attention import cpu
+
+ROOT = Path(__file__).resolve().parents[1]
+QKV = torch.randn(1, 4, 3, 2, 8, generator=torch.Generator().manual_seed(0))
+
+
+def attend(backend: str | None = None) -> Tensor:
+    """A call of an operator that every build has kernels for."""
+    return window_attention(QKV, (2, 2), None, backend=backend)
+
+
+def run(code: str, *arguments: Any, status: int = 0, folder: Path = ROOT) -> Any:
+    """Run code in a process of its own, which must end with this status."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    assert done.returncode == status, done.stderr[-3000:]
+    return done
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_readme_and_tests_name_the_same_faults() -> None:
+    section = (ROOT / "README.md").read_text().partition("\n## When something fails\n")[2]
+    rows = re.findall(r"^\| (.+?) \|", section.partition("\n## ")[0], re.MULTILINE)[1:]
+    slugs = ["test_" + re.sub(r"\W+", "_", row.lower()).strip("_") for row in rows]
+    tests = [name for name in globals() if name.startswith("test_") and "readme" not in name]
+    assert slugs == tests
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets limits as Linux knows them")
+def test_out_of_memory_in_forward_or_backward() -> None:
+    program = Path(__file__).with_name("out_of_memory.py").read_text()
+    *outcomes, in_forward, in_backward = json.loads(run(program).stdout)
+    told = re.compile("can't allocate memory|vitadapter_fast: .*: no memory beside the outputs")
+    assert all(told.search(message) for _, _, message in outcomes)
+    by_torch = {phase for phase, kind, _ in outcomes if kind == "RuntimeError"}
+    assert by_torch == {"forward", "backward"}
+    told_by_kernel = "vitadapter_fast: ms_deform_attn_{}_cpu: no memory beside the outputs"
+    assert in_forward == ["forward", "MemoryError", told_by_kernel.format("forward")]
+    assert in_backward == ["backward", "MemoryError", told_by_kernel.format("backward")]
+
+
+INTERRUPTED = """
+import os, signal, sys, time
+from vitadapter_fast import checkpoint_files
+from vitadapter_fast.convert import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off
+
+def save(tensors, file):
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    time.sleep(60)
+
+checkpoint_files.torch.save = save
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "left"), [("SIGINT", 130, 0), ("SIGTERM", 143, 0), ("SIGKILL", -9, 1)]
+)
+def test_conversion_interrupted(name: str, status: int, left: int, tmp_path: Path) -> None:
+    source = saved(official(), tmp_path / "vit.pth")
+    run(INTERRUPTED, name, source, status=status)
+    parts = [
+        each for each in names_in(tmp_path) if re.fullmatch(r"\.vit_14to16\.pth\..+\.part", each)
+    ]
+    assert len(parts) == left
+    assert names_in(tmp_path) == [*parts, "vit.pth"]
+    run(
+        "import sys; from vitadapter_fast.convert import main; sys.exit(main(sys.argv[1:]))", source
+    )
+    assert names_in(tmp_path) == [*parts, "vit.pth", "vit_14to16.pth"]
+
+
+DISK_FULL = """
+import os, resource, sys
+from vitadapter_fast.cli import main
+
+arguments = ["features", "--device", "cpu", "--size", "96"]
+for max_bytes, file in ((50_000, "photo.png"), (600_000, "maps.safetensors")):
+    open(file, "w").write("old")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, resource.RLIM_INFINITY))
+    assert main([*arguments, "--out", "photo.png", "--save", "maps.safetensors"]) == 1
+    assert open(file).read() == "old"
+assert sorted(os.listdir()) == ["maps.safetensors", "photo.png"]
+sys.stdout = open("/dev/full", "w")
+assert main(["configs"]) == 1
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_disk_full(tmp_path: Path) -> None:
+    """For conversions see test_convert.py."""
+    done = run(DISK_FULL, folder=tmp_path)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert re.match("error: photo.png: cannot be written: .*File too large", errors[0])
+    assert re.match("error: maps.safetensors: cannot be written: .*File too large", errors[1])
+    assert errors[2:] == ["error: the output cannot be written: No space left on device"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("unreadable", "cannot be read: Permission denied"),
+        ("pipe", "a pipe or device; save it to a file first"),
+        ("cut short", "the file is truncated; fetch it again"),
+        ("empty", "the file is empty; fetch it again"),
+    ],
+)
+def test_checkpoint_unreadable_cut_short_or_empty(
+    kind: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(official(), tmp_path / "vit.pth")
+    content = path.read_bytes()
+    if kind == "unreadable":
+        monkeypatch.setattr(Path, "open", deny)  # its permissions would not stop root
+    elif kind == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content[: len(content) // 2] if kind == "cut short" else b"")
+    model = tiny_model()
+    before = [each.clone() for each in model.state_dict().values()]
+    with pytest.raises(CheckpointError, match=f"^{re.escape(str(path))}: {told}$"):
+        load_checkpoint(model, path)
+    assert all(map(torch.equal, before, model.state_dict().values()))
+
+
+def deny(*args: Any) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Forget what the doors to the extension and to Triton found out, before and after."""
+    found = (_native._load, _native.cuda_unavailable_reason, _triton.unavailable_reason)
+    for each in found:
+        each.cache_clear()
+    yield monkeypatch
+    monkeypatch.undo()
+    for each in found:
+        each.cache_clear()
+
+
+def check_that_reference_stands_in(reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "vitadapter_fast"):
+        assert torch.equal(attend(), attend("reference"))
+        assert torch.equal(attend(), attend("reference"))
+    warnings = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert len(warnings) == 1 and reason in warnings[0] and "pip install ." in warnings[0]
+    assert f"window_attention: skipped cpu: {reason}" in caplog.text
+    with pytest.raises(BackendUnavailable, match=f"backend 'cpu' cannot run: {re.escape(reason)}"):
+        attend("cpu")
+
+
+@pytest.mark.parametrize(
+    "error", ["No module named 'vitadapter_fast._C'", "libstdc++.so.6: `GLIBCXX_3.4.99' not found"]
+)
+def test_extension_missing_or_not_loadable(
+    error: str, fresh: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(name: str) -> ModuleType:
+        raise ImportError(error)
+
+    fresh.setattr(_native, "import_module", fail)
+    fresh.setattr(_triton, "is_interpreted", lambda: False)
+    reason = f"the compiled extension vitadapter_fast._C does not load ({error})"
+    check_that_reference_stands_in(reason, caplog)
+
+
+def test_extension_of_another_version_or_build(
+    fresh: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(RuntimeError, match=r"built from other sources.*`pip install \.`"):
+        _native.launch("window_attention_forward_cpu", none_of_its_arguments=1)
+    with pytest.raises(RuntimeError, match=r"built from other sources.*`pip install \.`"):
+        _native.launch("none_of_its_launchers")
+    built = _native.build_info()["version"]
+    _native._load.cache_clear()
+    fresh.setattr(_native, "__version__", "99.0")
+    fresh.setattr(_triton, "is_interpreted", lambda: False)
+    reason = f"the compiled extension is of version {built}, the package of 99.0"
+    check_that_reference_stands_in(reason, caplog)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("nvcc: cannot run", "nvcc does not work"),
+        (
+            "fatal error: cuda_runtime.h: No such file or directory",
+            r"nvcc does not work \(.*fatal error: cuda_runtime\.h: No such file or directory\)",
+        ),
+    ],
+    ids=["broken", "without headers"],
+)
+def test_nvcc_broken_or_without_headers(said: str, told: str, tmp_path: Path) -> None:
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    nvcc.chmod(0o755)
+
+    def configure(switch: str) -> subprocess.CompletedProcess[str]:
+        folder = tmp_path / switch
+        options = {
+            "Python_EXECUTABLE": sys.executable,
+            "pybind11_DIR": pybind11.get_cmake_dir(),
+            "VITADAPTER_CUDA": switch,
+        }
+        definitions = [f"-D{name}={value}" for name, value in options.items()]
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            ["cmake", "-S", str(ROOT / "csrc"), "-B", str(folder), "-G", "Ninja", *definitions],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PATH": path, "CUDACXX": str(nvcc)},
+        )
+
+    done = configure("auto")
+    assert done.returncode == 0 and re.search(f"CPU kernels only: {told}\n", done.stdout)
+    facts = (tmp_path / "auto" / "build_facts.h").read_text()
+    assert re.search(f"NO_CUDA_REASON .*{told}", facts)
+    assert "VITADAPTER_CUDA_KERNELS 0" in facts
+    done = configure("1")
+    assert done.returncode != 0
+    assert re.search(f"VITADAPTER_CUDA=1, but {told}", " ".join(done.stderr.split()))
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        (ModuleNotFoundError("No module named 'triton'"), "triton does not import (No module"),
+        (OSError("libcuda.so: undefined symbol"), "triton does not import (libcuda.so"),
+        ("3.0.0", "it needs triton 3.1 or newer, got 3.0.0"),
+    ],
+    ids=["missing", "broken", "too old"],
+)
+def test_triton_missing_broken_or_too_old(
+    version: Any, reason: str, fresh: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def import_module(name: str) -> Any:
+        if isinstance(version, Exception):
+            raise version
+        return SimpleNamespace(__version__=version)
+
+    fresh.setattr(_triton, "import_module", import_module)
+    fresh.setattr(cpu, "unsupported_reason", lambda call: "the test says so")
+    with caplog.at_level(logging.DEBUG, "vitadapter_fast"):
+        assert torch.equal(attend(), attend("reference"))
+    assert f"window_attention: skipped triton: {reason}" in caplog.text
+    with pytest.raises(BackendUnavailable, match=f"'triton' cannot run: {re.escape(reason)}"):
+        attend("triton")
+
+
+BUILD = {
+    "cuda_kernels": True,
+    "cuda_archs": "80-real;90-real;90-virtual",
+    "cuda_compiler": "13.0.88",
+}
+
+
+@pytest.mark.parametrize(
+    ("driver", "capability", "reason"),
+    [
+        ("NVIDIA driver is too old (found version 11040). Please", (9, 0), "version 11040)"),
+        (12040, (9, 0), "for CUDA 12.4, the kernels were built by nvcc 13.0.88; update the driver"),
+        (13000, (7, 5), "is an sm_75: reinstall with VITADAPTER_CUDA_ARCHS=75 pip install ."),
+        (13000, (8, 9), None),
+        (13000, (12, 0), None),
+    ],
+)
+def test_driver_too_old_or_gpu_not_built_for(
+    driver: int | str, capability: tuple[int, int], reason: str | None, fresh: pytest.MonkeyPatch
+) -> None:
+    def init() -> None:
+        raise RuntimeError(driver)
+
+    _native._no_code_reason.cache_clear()
+    fresh.setattr(_native, "unavailable_reason", lambda: None)
+    fresh.setattr(_native, "build_info", lambda: BUILD)
+    fresh.setattr(torch, "version", SimpleNamespace(hip=None, cuda="13.0"))
+    fresh.setattr(torch.cuda, "is_available", lambda: not isinstance(driver, str))
+    fresh.setattr(torch.cuda, "init", init)
+    fresh.setattr(torch._C, "_cuda_getDriverVersion", lambda: driver, raising=False)
+    fresh.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    told = _native.cuda_unsupported_reason(SimpleNamespace(device=torch.device("cuda", 0)))
+    _native._no_code_reason.cache_clear()
+    assert told == reason if reason is None else reason in str(told)
+
+
+CUDA_ERROR = """
+#define VITADAPTER_ISA test
+#include <cstdio>
+#include "common/cuda_error.h"
+int main(int, char** argv) {
+  std::puts(vitadapter::test::describe_cuda_error("forward", argv[1], "why", 1, 75).c_str());
+}
+"""
+REMEDIES = {
+    "cudaErrorNoKernelImageForDevice": "rebuild with VITADAPTER_CUDA_ARCHS=75 pip install .",
+    "cudaErrorUnsupportedPtxVersion": "rebuild with VITADAPTER_CUDA_ARCHS=75 pip install .",
+    "cudaErrorInsufficientDriver": 'update the NVIDIA driver, or use backend="reference"',
+    "cudaErrorMemoryAllocation": "the device has no memory left: use smaller batches or images",
+    "cudaErrorIllegalAddress": "an earlier kernel may be the cause: run again with "
+    "CUDA_LAUNCH_BLOCKING=1",
+}
+
+
+def test_cuda_kernel_fails(tmp_path: Path) -> None:
+    """That a launch does so on a device, see ops/test_cuda_device.py."""
+    source, program = tmp_path / "error.cpp", tmp_path / "error"
+    source.write_text(CUDA_ERROR)
+    compile_it = ["g++", "-std=c++17", f"-I{ROOT / 'csrc'}", str(source), "-o", str(program)]
+    subprocess.run(compile_it, check=True)
+    for name, remedy in REMEDIES.items():
+        told = subprocess.check_output([program, name], text=True)
+        assert told == f"vitadapter_fast: forward: {name}: why on device 1 (sm_75); {remedy}\n"
