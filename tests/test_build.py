@@ -1,45 +1,76 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled extension: what it links and says of itself, and its build switches."""
+"""The compiled extension: what it links and says of itself; its build, and what is distributed."""
 
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vitadapter_fast import _C, __version__
-from vitadapter_fast.ops import _native
 
 ROOT = Path(__file__).resolve().parents[1]
+TOP_LEVEL = (
+    "LICENSE", "README.md", "constraints.txt", "convert_14to16.py", "pyproject.toml", "setup.py",
+)  # fmt: skip
+# With the release list of architectures a wheel has 31 MB.
+MAX_BYTES = 40_000_000
 
 
-def build(tmp_path: Path, **switches: str) -> subprocess.CompletedProcess[str]:
-    """Build the extension in a copy of the sources, in an environment that has no nvcc."""
-    source = tmp_path / "source"
-    shutil.copytree(ROOT / "csrc", source / "csrc")
-    shutil.copytree(
-        ROOT / "vitadapter_fast", source / "vitadapter_fast", ignore=lambda *_: ["data", "model"]
-    )
-    for extension in (source / "vitadapter_fast").glob("_C*.so"):
-        extension.unlink()
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution, unpacked; made of a copy, as it writes beside the sources."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("out")
+    built = shutil.ignore_patterns("__pycache__", "_C*.so")
+    for name in ("csrc", "vitadapter_fast"):
+        shutil.copytree(ROOT / name, source / name, ignore=built)
+    for name in (*TOP_LEVEL, "tests/test_build.py"):
+        (source / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, source / name)
-    bare = tmp_path / "bin"
+    (archive,) = call_backend("build_sdist", source, out, dict(os.environ), check=True)
+    with tarfile.open(archive) as file:
+        file.extractall(out, filter="data")
+    (unpacked,) = (path for path in out.iterdir() if path.is_dir())
+    return unpacked
+
+
+def call_backend(
+    hook: str, source: Path, out: Path, environment: dict[str, str], *, check: bool = False
+) -> Any:
+    """Call setuptools as pip does; return the files that are in ``out``, or the failed process."""
+    code = f"import setuptools.build_meta as backend; backend.{hook}({str(out)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=source, env=environment, capture_output=True, text=True
+    )
+    if check:
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return list(out.iterdir()) if done.returncode == 0 else done
+
+
+def build(sdist: Path, tmp_path: Path, **switches: str) -> Any:
+    """Build a wheel of the source distribution, in an environment that has no nvcc."""
+    source, bare, out = tmp_path / "source", tmp_path / "bin", tmp_path / "out"
+    shutil.copytree(sdist, source)
     bare.mkdir()
     for tool in ("sh", "gcc", "g++", "c++", "cc", "ld", "as", "ar", "ranlib", "uname"):
         if found := shutil.which(tool):
             (bare / tool).symlink_to(found)
     environment = {"PATH": str(bare), "HOME": str(tmp_path)} | switches
-    return subprocess.run(
-        [sys.executable, "setup.py", "build_ext", "--inplace"],
-        cwd=source,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    return call_backend("build_wheel", source, out, environment)
+
+
+def files_of_the_package() -> set[str]:
+    """What an installation must have: the package's files as they lie here, but the extension."""
+    paths = [path for path in (ROOT / "vitadapter_fast").rglob("*") if path.is_file()]
+    kept = [path for path in paths if path.suffix not in (".pyc", ".so")]
+    return {path.relative_to(ROOT).as_posix() for path in kept}
 
 
 def test_extension_links_neither_torch_nor_cuda() -> None:
@@ -65,17 +96,6 @@ def test_build_info_names_version_and_instruction_set() -> None:
     assert info["cpu_isa"] in ("avx512", "avx2", "portable")
 
 
-def test_extension_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native, "__version__", "99.0")
-    _native._load.cache_clear()
-    try:
-        assert "of version " + __version__ in str(_native.unavailable_reason())
-        with pytest.raises(RuntimeError, match="99.0"):
-            _native.launch("ms_deform_attn_forward_cpu")
-    finally:
-        _native._load.cache_clear()
-
-
 def test_wrong_sizes_never_reach_a_kernel() -> None:
     sizes = {"value_shape": [1, 4, 1, 8], "queries": 1, "num_points": 1, "query_hw": []}
     codes = {"value_dtype": 0, "points_dtype": 0, "weights_dtype": 0}
@@ -87,27 +107,52 @@ def test_wrong_sizes_never_reach_a_kernel() -> None:
         _C.ms_deform_attn_forward_cpu(**pointers, **codes, **strides, **sizes, level_hw=[2])
 
 
-def test_debug_build_without_cuda(tmp_path: Path) -> None:
-    done = build(tmp_path, VITADAPTER_DEBUG="1", VITADAPTER_CUDA="0")
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    (extension,) = (tmp_path / "source" / "vitadapter_fast").glob("_C*.so")
+def test_source_distribution_holds_what_a_build_needs(sdist: Path) -> None:
+    found = {path.relative_to(sdist).as_posix() for path in sdist.rglob("*") if path.is_file()}
+    csrc = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*.*")}
+    wanted = {*TOP_LEVEL, *files_of_the_package(), *csrc, "PKG-INFO", "setup.cfg"}
+    assert {name for name in found if ".egg-info/" not in name} == wanted
+
+
+def test_wheel_of_a_debug_build_without_cuda_holds_the_package(sdist: Path, tmp_path: Path) -> None:
+    done = build(sdist, tmp_path, VITADAPTER_DEBUG="1", VITADAPTER_CUDA="0")
+    assert isinstance(done, list), done.stdout[-2000:] + done.stderr[-2000:]
+    (wheel,) = done
+    assert wheel.stat().st_size < MAX_BYTES
+    extension = f"vitadapter_fast/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    facts = ("METADATA", "RECORD", "WHEEL", "top_level.txt", "licenses/LICENSE")
+    with zipfile.ZipFile(wheel) as file:
+        found = set(file.namelist())
+        info = f"vitadapter_fast-{__version__}.dist-info"
+        assert found == {*files_of_the_package(), extension, *(f"{info}/{each}" for each in facts)}
+        assert file.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
+        file.extract(extension, tmp_path)
     code = f"""
 import importlib.util
-spec = importlib.util.spec_from_file_location("_C", {str(extension)!r})
+spec = importlib.util.spec_from_file_location("_C", {str(tmp_path / extension)!r})
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-print(module.build_info()["build_type"], module.build_info()["cuda_compiler"])
+info = module.build_info()
+print(info["build_type"], info["cuda_compiler"], info["no_cuda_reason"])
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.split() == ["Debug", "None"]
+    assert told.stdout == "Debug None by VITADAPTER_CUDA=0\n"
 
 
-def test_demanding_cuda_without_nvcc_fails_with_the_remedy(tmp_path: Path) -> None:
-    done = build(tmp_path, VITADAPTER_CUDA="1")
+def test_sources_are_named_where_data_comes_from_others() -> None:
+    sources = (ROOT / "README.md").read_text().partition("\n## Sources and license\n")[2]
+    for origin in ("github.com/czczup/ViT-Adapter", "github.com/Shenggan/BCCD_Dataset) (MIT)"):
+        assert origin in sources
+    for license_file in ("vitadapter_fast/data/blood_cells_LICENSE.txt", "tests/data/bccd/LICENSE"):
+        assert "MIT License" in (ROOT / license_file).read_text()
+
+
+def test_demanding_cuda_without_nvcc_fails_with_the_remedy(sdist: Path, tmp_path: Path) -> None:
+    done = build(sdist, tmp_path, VITADAPTER_CUDA="1")
     assert done.returncode != 0
-    assert "no working CUDA compiler was found. Put nvcc on PATH" in " ".join(done.stderr.split())
+    assert "but no nvcc was found. Put a working nvcc on PATH" in " ".join(done.stderr.split())
 
 
-def test_unknown_switch_value_is_refused(tmp_path: Path) -> None:
-    done = build(tmp_path, VITADAPTER_CUDA="yes")
+def test_unknown_switch_value_is_refused(sdist: Path, tmp_path: Path) -> None:
+    done = build(sdist, tmp_path, VITADAPTER_CUDA="yes")
     assert done.returncode != 0 and "must be auto, 0 or 1, got 'yes'" in done.stderr
