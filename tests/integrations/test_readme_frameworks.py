@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""The README's code blocks for other frameworks."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoint_cases import published_size, saved
+from snippets import Block, run_python, run_shell, runs
+from torch.distributed.run import get_args_parser
+
+from vitadapter_fast.configs import config_path
+
+
+@pytest.fixture(autouse=True)
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that the blocks read."""
+    monkeypatch.chdir(tmp_path)
+    saved(published_size("official_small"), tmp_path / "dinov2_vits14_pretrain.pth")
+
+
+@runs("In torchvision, and in place of mmcv's operator: python")
+def test_torchvision_and_mmcv(block: Block) -> None:
+    pytest.importorskip("torchvision")
+    function = pytest.importorskip("mmcv.ops.multi_scale_deform_attn")
+    before = function.MultiScaleDeformableAttnFunction
+    trained = []
+
+    def train(detector: object) -> None:
+        assert function.MultiScaleDeformableAttnFunction is not before
+        trained.append(detector)
+
+    detector = run_python(block, train=train, any_deformable_detr="a detector")["detector"]
+    assert type(detector).__name__ == "MaskRCNN"
+    assert trained == ["a detector"]
+    assert function.MultiScaleDeformableAttnFunction is before
+
+
+@runs("In mmdet, mmseg and detectron2: sh")
+def test_launches_of_mmdet_and_detectron2(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mmdet")
+    pytest.importorskip("detectron2")
+    from detectron2.engine import default_argument_parser
+
+    single, several, other = run_shell(block, tmp_path, ["torchrun"])
+    launch = get_args_parser().parse_args(several[1:])
+    for script, arguments in (
+        (single[1], single[2:]),
+        (launch.training_script, launch.training_script_args),
+    ):
+        spec = importlib.util.spec_from_file_location("train", script)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        asked = module.parse_args()
+        name = "mask_rcnn_dinov2_adapter_small_fpn_3x_coco"
+        assert Path(asked.config) == config_path(name)
+    assert other[1] == "DETECTRON2/tools/lazyconfig_train_net.py"
+    options: Any = default_argument_parser().parse_args(other[2:])
+    assert Path(options.config_file) == config_path(f"detectron2/{name}") and options.num_gpus == 8
+
+
+@runs("In mmdet, mmseg and detectron2: python")
+def test_mmdet_config(block: Block, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Laid over a packaged config, which stands for one of the original's."""
+    pytest.importorskip("mmdet")
+    request.getfixturevalue("mmdet_scope")
+    from mmdet.registry import MODELS
+    from mmengine.config import Config
+    from mmengine.optim import build_optim_wrapper
+
+    base = config_path("mask_rcnn_dinov2_adapter_small_fpn_3x_coco")
+    path = tmp_path / "config.py"
+    path.write_text(f"_base_ = [{str(base)!r}]\n{block.text}")
+    config = Config.fromfile(path)
+    detector = MODELS.build(config.model)
+    detector.backbone.init_weights()
+    assert type(detector.backbone).__module__ == "vitadapter_fast.integrations.mmdet"
+    groups = build_optim_wrapper(detector, config.optim_wrapper).optimizer.param_groups
+    assert min(group["lr_scale"] for group in groups) == pytest.approx(0.7**13)

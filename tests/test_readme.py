@@ -1,0 +1,176 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every code block of README and CONTRIBUTING runs; those of other frameworks, in integrations/."""
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoint_cases import published_size, saved
+from snippets import BLOCKS, ROOT, Block, run_python, run_shell, runs
+from tiny import WINDOWED
+from torch import distributed, nn
+from torch.distributed.run import get_args_parser
+
+import vitadapter_fast as vf
+from vitadapter_fast import ViTAdapter
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+PYTHON = {name: block for name, block in BLOCKS.items() if block.language == "python"}
+
+
+def test_every_block_has_one_test() -> None:
+    files = (Path(__file__), Path(__file__).parent / "integrations" / "test_readme_frameworks.py")
+    claimed = [
+        name for file in files for name in re.findall(r'^@runs\("(.+)"\)', file.read_text(), re.M)
+    ]
+    assert sorted(claimed) == sorted(BLOCKS)
+
+
+@pytest.mark.parametrize("block", PYTHON.values(), ids=PYTHON)
+def test_what_a_block_imports_of_the_library_is_there(block: Block) -> None:
+    for node in ast.walk(ast.parse(block.text)):
+        if not isinstance(node, ast.ImportFrom) or not str(node.module).startswith(
+            "vitadapter_fast"
+        ):
+            continue
+        spec = importlib.util.find_spec(str(node.module))
+        assert spec is not None and spec.origin is not None
+        # Read, not imported: that may need a framework.
+        tree = ast.parse(Path(spec.origin).read_text())
+        defined = {getattr(each, "name", "") for each in ast.walk(tree)}
+        assert {alias.name for alias in node.names} <= defined
+
+
+def check_pip(command: list[str]) -> None:
+    """Fail unless pip would find the constraints and the extras."""
+    program, install, *options = command
+    assert (program, install, options[0]) == ("pip", "install", "-c")
+    assert (ROOT / options[1]).is_file()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    match = re.fullmatch(r"\.\[(\w+)\]", options[-1])
+    assert match and match[1] in project["optional-dependencies"]
+    assert options[2:-1] in ([], ["-e"])
+
+
+@runs("vitadapter_fast: sh")
+def test_quick_start(block: Block, tmp_path: Path) -> None:
+    pytest.importorskip("rich", reason="needs the [cli] extra")
+    (pip,) = run_shell(block, tmp_path, ["pip"])
+    check_pip(pip)
+    assert (tmp_path / "features.png").stat().st_size > 100_000
+
+
+@runs("vitadapter_fast: sh 2")
+def test_test_command(block: Block, tmp_path: Path) -> None:
+    pip, pytest_command = run_shell(block, tmp_path, ["pip", "pytest"])
+    check_pip(pip)
+    # Unknown options would be refused.
+    command = [sys.executable, "-m", *pytest_command, "--version"]
+    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
+
+
+@runs("Use: python")
+def test_model_of_a_checkpoint(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved(published_size("official_small"), tmp_path / "dinov2_vits14_pretrain.pth")
+    run_python(block)
+
+
+@runs("Use: sh")
+def test_conversions(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    small, base = "dinov2_vits14_pretrain", "dinov2_vitb14_pretrain"
+    (tmp_path / "dinov2_vitb14").mkdir()
+    saved(published_size("official_base"), tmp_path / "dinov2_vitb14" / f"{base}.pth")
+    folder = tmp_path / "user"
+    folder.mkdir()
+    saved(published_size("official_small"), folder / f"{small}.pth")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setenv("VITADAPTER_DINOV2_URL", f"http://127.0.0.1:{server.server_port}")
+        try:
+            run_shell(block, folder)
+        finally:
+            server.shutdown()
+    wanted = {f"{name}{end}.pth" for name in (small, base) for end in ("", "_14to16")}
+    assert {path.name for path in folder.glob("*.pth")} == wanted
+
+
+@runs("Use: python 2")
+def test_operators(block: Block) -> None:
+    names = run_python(block)
+    assert all(callable(names[name]) for name in names if name != "__builtins__")
+
+
+@runs("Several GPUs: python")
+def test_model_on_several_gpus(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one process without a GPU, and with a small model for that of 1187 M parameters."""
+    init = distributed.init_process_group
+    store = distributed.HashStore()
+
+    def init_process_group(backend: str) -> None:
+        assert backend == "nccl"
+        init("gloo", store=store, rank=0, world_size=1)
+
+    def small(**overrides: Any) -> ViTAdapter:
+        return ViTAdapter(**{**WINDOWED, **overrides})
+
+    monkeypatch.setattr(distributed, "init_process_group", init_process_group)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.setattr(nn.Module, "cuda", lambda self: self)
+    monkeypatch.setattr(vf, "vit_adapter_g", small)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    try:
+        model = run_python(block)["model"]
+        sum(each.mean() for each in model(torch.rand(1, 3, 64, 64))).backward()
+    finally:
+        distributed.destroy_process_group()
+    assert type(model).__name__ == "FSDPViTAdapter"
+
+
+@runs("Several GPUs: sh")
+def test_launches_on_several_gpus(block: Block, tmp_path: Path) -> None:
+    commands = run_shell(block, tmp_path, ["torchrun"])
+    scripts = [get_args_parser().parse_args(arguments) for _, *arguments in commands]
+    assert [each.nproc_per_node for each in scripts] == ["8"] * 3
+    assert [each.training_script for each in scripts] == ["train.py", "train.py", "tools/train.py"]
+
+
+@runs("In mmdet, mmseg and detectron2: python 2")
+def test_optimizer(block: Block) -> None:
+    model = ViTAdapter(**WINDOWED)
+    optimizer = run_python(block, model=model)["optimizer"]
+    held = [each for group in optimizer.param_groups for each in group["params"]]
+    assert len(held) == len(list(model.parameters()))
+    assert max(group["lr"] for group in optimizer.param_groups) == 1e-4
+
+
+@runs("Contributing: sh")
+def test_contributors_commands(block: Block, tmp_path: Path) -> None:
+    calls = run_shell(block, tmp_path, ["pip", "make", ".ci/run"])
+    pip, make, gate, everything = calls
+    check_pip(pip)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert make[0] == "make" and set(make[1:]) <= set(targets)
+    assert gate[0] == "python" and (ROOT / gate[1]).is_file() and gate[2:] == []
+    assert everything == ["run"] and (ROOT / ".ci" / "run").stat().st_mode & 0o100
