@@ -78,6 +78,9 @@ def load_checkpoint(
         path: The checkpoint; see ``read_checkpoint``.
         patch_method: How to resize the patch kernel; see ``resample_patch_kernel``.
 
+    Returns:
+        What was loaded, left as it is, dropped and resized.
+
     Raises:
         CheckpointError: The file cannot be read or does not fit; names every tensor at fault.
         ValueError: The patch method is unknown.

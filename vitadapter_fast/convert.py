@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 @tidy_termination()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse a command line and run it; see ``run``."""
+    """Parse a command line and return the exit status of ``run``; SIGTERM ends it with 143."""
     parser = argparse.ArgumentParser(prog="convert_14to16.py", description=DESCRIPTION)
     add_arguments(parser)
     return run(parser.parse_args(argv))

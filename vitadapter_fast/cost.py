@@ -87,6 +87,9 @@ def cost(model: nn.Module, image_size: int | tuple[int, int], batch: int = 1) ->
         image_size: Height and width in pixels, or one number for both; at least 32.
         batch: Images.
 
+    Returns:
+        The costs of each box of the figure, and their total.
+
     Raises:
         TypeError: ``model`` is no ``ViTAdapter``.
         ValueError: A size is too small.

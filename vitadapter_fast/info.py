@@ -105,7 +105,13 @@ def _device_for(backend: str) -> str:
 
 
 def why_not(op: str, probe: Probe, backend: str) -> str | None:
-    """Return why ``backend`` cannot run the probe of ``op`` on this machine, or None."""
+    """Return why ``backend`` cannot run the probe of ``op`` on this machine, or None.
+
+    Args:
+        op: Name of the op, as ``probes`` has it.
+        probe: Its call; runs on the device of the backend, in float32.
+        backend: "cuda", "triton", "cpu" or "reference".
+    """
     try:
         probe.run(backend, *probe.to(_device_for(backend), torch.float32).tensors)
     except BackendUnavailable as error:
@@ -131,6 +137,17 @@ def check(probe: Probe, backend: str, dtype: torch.dtype) -> float:
     """Return the worst error of output and gradients, as a share of what is allowed.
 
     Allowed is twice the error of the reference in ``dtype`` plus four rounding steps at the peak.
+
+    Args:
+        probe: The call, in float64 on the CPU.
+        backend: A backend that can run it here.
+        dtype: float32, float16 or bfloat16, for the tensors of the call.
+
+    Returns:
+        At most 1 where the backend is right; infinity where it gives NaN.
+
+    Raises:
+        BackendUnavailable: The backend cannot run here.
     """
     device = _device_for(backend)
     rounded = probe.to(device, dtype)

@@ -353,22 +353,31 @@ def vit_adapter_s(pretrained: str | os.PathLike[str] | None = None, **overrides:
     Args:
         pretrained: Checkpoint in any format that ``load_checkpoint`` knows, or None.
         **overrides: Keywords of ``ViTAdapter`` that replace the preset's.
+
+    Returns:
+        The model in training mode, in float32 on the default device. Without a checkpoint its
+        weights are random.
+
+    Raises:
+        TypeError: A keyword is unknown.
+        ValueError: A setting is out of range or disagrees with another.
+        CheckpointError: ``pretrained`` cannot be read or does not fit.
     """
     return _build("s", pretrained, overrides)
 
 
 def vit_adapter_b(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:
-    """Build ViT-Adapter-B: 100.4M parameters, 768 channels; see ``vit_adapter_s``."""
+    """Build ViT-Adapter-B: 100.4M parameters, 768 channels; all else as ``vit_adapter_s``."""
     return _build("b", pretrained, overrides)
 
 
 def vit_adapter_l(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:
-    """Build ViT-Adapter-L: 327.8M parameters, 1024 channels; see ``vit_adapter_s``."""
+    """Build ViT-Adapter-L: 327.8M parameters, 1024 channels; all else as ``vit_adapter_s``."""
     return _build("l", pretrained, overrides)
 
 
 def vit_adapter_g(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:
-    """Build ViT-Adapter-g: 1187.1M parameters, 1536 channels; see ``vit_adapter_s``."""
+    """Build ViT-Adapter-g: 1187.1M parameters, 1536 channels; all else as ``vit_adapter_s``."""
     return _build("g", pretrained, overrides)
 
 
