@@ -311,7 +311,7 @@ def test_driver_too_old_or_gpu_not_built_for(
     fresh.setattr(torch, "version", SimpleNamespace(hip=None, cuda="13.0"))
     fresh.setattr(torch.cuda, "is_available", lambda: not isinstance(driver, str))
     fresh.setattr(torch.cuda, "init", init)
-    fresh.setattr(torch._C, "_cuda_getDriverVersion", lambda: driver, raising=False)
+    fresh.setattr(_native, "_driver_version", lambda: driver)
     fresh.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     told = _native.cuda_unsupported_reason(SimpleNamespace(device=torch.device("cuda", 0)))
     _native._no_code_reason.cache_clear()

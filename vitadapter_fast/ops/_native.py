@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only door to the compiled extension: tensor -> pointer, dtype code, stream, thread count."""
 
+import ctypes
 import logging
 import re
 from collections.abc import Sequence
@@ -123,8 +124,8 @@ def _no_device_reason(info: dict[str, Any]) -> str | None:
         except (AssertionError, RuntimeError) as error:
             return str(error).strip().split(". ")[0].removesuffix(".")
         return "no device was found"
-    # As 12040 for CUDA 12.4; a driver runs all minor versions of its major one, and what is older.
-    driver: int = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
+    # A driver runs all minor versions of its major one, and what is older.
+    driver = _driver_version()
     if driver // 1000 < int(info["cuda_compiler"].partition(".")[0]):
         return (
             f"the NVIDIA driver is for CUDA {driver // 1000}.{driver % 1000 // 10}, the kernels "
@@ -132,6 +133,13 @@ def _no_device_reason(info: dict[str, Any]) -> str | None:
             "older nvcc on PATH"
         )
     return None
+
+
+def _driver_version() -> int:
+    """Return what the driver is for, as 12040 for CUDA 12.4; torch has loaded it."""
+    version = ctypes.c_int()
+    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    return version.value
 
 
 def cuda_unsupported_reason(tensor: Tensor) -> str | None:
