@@ -122,6 +122,7 @@ def test_operators(block: Block) -> None:
     assert all(callable(names[name]) for name in names if name != "__builtins__")
 
 
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
 @runs("Several GPUs: python")
 def test_model_on_several_gpus(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
     """On one process without a GPU, and with a small model for that of 1187 M parameters."""
