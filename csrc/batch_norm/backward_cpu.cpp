@@ -78,7 +78,7 @@ struct FirstPass {
   template <typename V>
   V behind_relu(V away, int64_t at, V g) const {
     const V result = V::fma(away, V::load(affine.scale() + at), V::load(affine.bias() + at));
-    return V::keep_if_greater(result, V::set(0), g);
+    return V::drop_if_at_most(result, V::set(0), g);
   }
 };
 

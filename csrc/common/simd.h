@@ -83,6 +83,11 @@ struct Vec {
     VITADAPTER_LANES a.lane[i] = test.lane[i] > bound.lane[i] ? a.lane[i] : C(0);
     return a;
   }
+  // 0 where test <= bound, else a; a for NaN.
+  static Vec drop_if_at_most(Vec test, Vec bound, Vec a) {
+    VITADAPTER_LANES a.lane[i] = test.lane[i] <= bound.lane[i] ? C(0) : a.lane[i];
+    return a;
+  }
   void store_int(int32_t* to) const { VITADAPTER_LANES to[i] = static_cast<int32_t>(lane[i]); }
   // x0 y0 x1 y1 ... -> x, y
   static void load_pairs(const C* from, Vec* x, Vec* y) {
@@ -179,6 +184,9 @@ struct Vec<float> {
   static Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
   static Vec keep_if_greater(Vec test, Vec bound, Vec a) {
     return {_mm256_and_ps(_mm256_cmp_ps(test.v, bound.v, _CMP_GT_OQ), a.v)};
+  }
+  static Vec drop_if_at_most(Vec test, Vec bound, Vec a) {
+    return {_mm256_andnot_ps(_mm256_cmp_ps(test.v, bound.v, _CMP_LE_OQ), a.v)};
   }
   void store_int(int32_t* to) const {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_cvttps_epi32(v));

@@ -5,6 +5,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +55,9 @@ class NormInputs(NamedTuple):
         return NormInputs(
             self.case, self.tokens.to(dtype), self.weight.to(wide), self.bias.to(wide)
         )
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "NormInputs":
+        return NormInputs(self.case, *(change(tensor) for tensor in self[1:]))
 
     def run(self, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
         relu, planes = self.case.has_relu, self.case.has_planes
@@ -160,6 +164,14 @@ def test_nan_spreads_over_its_channel_and_no_further(case: NormCase) -> None:
     hit[3] = True
     assert out[..., hit].isnan().all() and torch.equal(out[..., ~hit], clean[..., ~hit])
     assert torch.equal(mean.isnan(), hit) and torch.equal(variance.isnan(), hit)
+
+
+def test_relu_lets_the_gradient_of_nan_pass_as_torchs_does() -> None:
+    for channels in (3, 40):  # alone and in vectors
+        inputs = make_norm_inputs(NormCase("", 1, 16, channels, has_relu=True), dtype=torch.float32)
+        inputs.bias[1] = float("nan")
+        got, wanted = (results(inputs, name, cotangent_of(inputs)) for name in ("cpu", "reference"))
+        torch.testing.assert_close(got["bias"], wanted["bias"], equal_nan=True)
 
 
 def test_result_is_not_saved() -> None:
