@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <vector>
 
@@ -30,6 +31,31 @@ using Address = std::uintptr_t;
 template <typename T = void>
 T* pointer(Address address) {
   return reinterpret_cast<T*>(address);
+}
+
+// Lets other Python threads run in its scope. Not pybind's: when the interpreter ends, Python
+// before 3.14 ends the other threads where they wait for its lock, by unwinding their stacks, and
+// pybind's destructor lets nothing pass: the process aborts.
+class WithoutLock {
+ public:
+  WithoutLock() : state_(PyEval_SaveThread()) {}
+  ~WithoutLock() noexcept(false) { PyEval_RestoreThread(state_); }
+  WithoutLock(const WithoutLock&) = delete;
+  WithoutLock& operator=(const WithoutLock&) = delete;
+
+ private:
+  PyThreadState* const state_;
+};
+
+DType dtype_of(int code) {
+  VITADAPTER_CHECK(code >= 0 && code <= static_cast<int>(DType::kFloat64), "unknown dtype code");
+  return static_cast<DType>(code);
+}
+
+// OpenMP runtimes end the process where they cannot start as many threads as they are asked for.
+int threads(int asked) {
+  VITADAPTER_CHECK(asked >= 1, "num_threads must be 1 or more");
+  return std::min(asked, 1024);
 }
 
 std::vector<SizeHW> sizes(const std::vector<int32_t>& flat) {
@@ -59,9 +85,9 @@ void ms_deform_attn(Address value, Address points, Address weights, int value_dt
   p.value = pointer(value);
   p.points = pointer(points);
   p.weights = pointer(weights);
-  p.value_dtype = static_cast<DType>(value_dtype);
-  p.points_dtype = static_cast<DType>(points_dtype);
-  p.weights_dtype = static_cast<DType>(weights_dtype);
+  p.value_dtype = dtype_of(value_dtype);
+  p.points_dtype = dtype_of(points_dtype);
+  p.weights_dtype = dtype_of(weights_dtype);
   std::tie(p.value_stride_b, p.value_stride_s) = value_strides;
   std::tie(p.points_stride_b, p.points_stride_q) = points_strides;
   std::tie(p.weights_stride_b, p.weights_stride_q) = weights_strides;
@@ -81,7 +107,7 @@ void ms_deform_attn(Address value, Address points, Address weights, int value_dt
   p.grad_value = pointer(grad_value);
   p.grad_points = pointer(grad_points);
   p.grad_weights = pointer(grad_weights);
-  p.num_threads = num_threads;
+  p.num_threads = threads(num_threads);
   p.device = device;
   p.stream = pointer(stream);
   using Sum = MsDeformAttnParams::Sum;
@@ -92,7 +118,7 @@ void ms_deform_attn(Address value, Address points, Address weights, int value_dt
   p.records = pointer(records);
   p.cell_end = pointer<int32_t>(cell_end);
   p.sorted_records = pointer(sorted_records);
-  py::gil_scoped_release release;
+  WithoutLock without_lock;
   launch(p);
 }
 
@@ -128,7 +154,7 @@ void dwconv_gelu(Address tokens, Address weight, Address bias, int dtype,
   p.bias = pointer(bias);
   std::tie(p.tokens_stride_b, p.tokens_stride_n) = tokens_strides;
   std::tie(p.grad_out_stride_b, p.grad_out_stride_n) = grad_out_strides;
-  p.dtype = static_cast<DType>(dtype);
+  p.dtype = dtype_of(dtype);
   p.batch = tokens_shape[0];
   p.num_tokens = tokens_shape[1];
   p.channels = tokens_shape[2];
@@ -139,13 +165,13 @@ void dwconv_gelu(Address tokens, Address weight, Address bias, int dtype,
   p.grad_tokens = pointer(grad_tokens);
   p.grad_weight = pointer(grad_weight);
   p.grad_bias = pointer(grad_bias);
-  p.num_threads = num_threads;
+  p.num_threads = threads(num_threads);
   p.device = device;
   p.stream = pointer(stream);
   p.grad_sum = pointer(grad_sum);
   p.partial_sums = pointer(partial_sums);
   p.tiles = tiles;
-  py::gil_scoped_release release;
+  WithoutLock without_lock;
   launch(p);
 }
 
@@ -171,7 +197,7 @@ void def_window_attention(py::module_& module, const char* name) {
     const WindowAttentionParams p{pointer(qkv),
                                   qkv_strides.first,
                                   qkv_strides.second,
-                                  static_cast<DType>(dtype),
+                                  dtype_of(dtype),
                                   batch,
                                   heads,
                                   channels,
@@ -183,8 +209,8 @@ void def_window_attention(py::module_& module, const char* name) {
                                   grad_out_strides.first,
                                   grad_out_strides.second,
                                   pointer(grad_qkv),
-                                  num_threads};
-    py::gil_scoped_release release;
+                                  threads(num_threads)};
+    WithoutLock without_lock;
     launch(p);
   };
   module.def(name, run, py::kw_only(), "qkv"_a, "dtype"_a, "qkv_strides"_a, "batch"_a, "heads"_a,
@@ -204,7 +230,7 @@ void def_batch_norm(py::module_& module, const char* name) {
     const BatchNormParams p{pointer(tokens),
                             tokens_strides.first,
                             tokens_strides.second,
-                            static_cast<DType>(dtype),
+                            dtype_of(dtype),
                             tokens_shape[0],
                             tokens_shape[1],
                             tokens_shape[2],
@@ -222,8 +248,8 @@ void def_batch_norm(py::module_& module, const char* name) {
                             pointer(grad_tokens),
                             pointer(grad_weight),
                             pointer(grad_bias),
-                            num_threads};
-    py::gil_scoped_release release;
+                            threads(num_threads)};
+    WithoutLock without_lock;
     launch(p);
   };
   module.def(name, run, py::kw_only(), "tokens"_a, "tokens_strides"_a, "dtype"_a, "tokens_shape"_a,
@@ -251,18 +277,18 @@ void def_resize_add(py::module_& module, const char* name) {
                             pointer(tokens),
                             pointer(bias),
                             pointer(out),
-                            static_cast<DType>(source_dtype),
-                            static_cast<DType>(tokens_dtype),
-                            static_cast<DType>(out_dtype),
+                            dtype_of(source_dtype),
+                            dtype_of(tokens_dtype),
+                            dtype_of(out_dtype),
                             bicubic(y, is_antialiased),
                             bicubic(x, is_antialiased),
                             is_transposed,
                             batch,
                             channels,
-                            num_threads,
+                            threads(num_threads),
                             device,
                             pointer(stream)};
-    py::gil_scoped_release release;
+    WithoutLock without_lock;
     launch(p);
   };
   module.def(name, run, py::kw_only(), "source"_a, "tokens"_a, "bias"_a, "out"_a, "source_dtype"_a,
@@ -300,7 +326,7 @@ void patch_columns(Address image, const std::array<int64_t, 4>& strides, Address
                              strides[3],     pointer(columns), batch,          in_chans,
                              grid_hw.first,  grid_hw.second,   patch_hw.first, patch_hw.second,
                              element_bytes,  device,           pointer(stream)};
-  py::gil_scoped_release release;
+  WithoutLock without_lock;
   patch_embed_columns_cuda(p);
 }
 #endif
@@ -321,7 +347,8 @@ py::dict build_info() {
 
 }  // namespace
 
-PYBIND11_MODULE(_C, module) {
+// Kernels share nothing but facts found once: threads may call them without a lock on Python.
+PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
   using py::literals::operator""_a;
   module.doc() = "Compiled kernels of vitadapter_fast; call them through vitadapter_fast.ops.";
   module.def("build_info", &build_info, "Facts of this build.");

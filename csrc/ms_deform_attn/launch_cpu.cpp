@@ -30,10 +30,13 @@ int64_t pixels(const SizeHW* sizes, int64_t count) {
   return sum;
 }
 
-void check(const MsDeformAttnParams& p) {
-  VITADAPTER_CHECK(p.batch >= 0 && p.queries >= 0 && p.heads >= 0 && p.channels >= 0 &&
-                       p.num_points >= 0 && p.levels >= 1,
-                   "ms_deform_attn: a size is negative");
+void check(const MsDeformAttnParams& p, const void* result) {
+  const char kOp[] = "ms_deform_attn";
+  VITADAPTER_CHECK(p.levels >= 1, "ms_deform_attn: there must be a level");
+  const int64_t weights = volume(kOp, {p.batch, p.queries, p.heads, p.levels, p.num_points, 2}) / 2;
+  check_memory(kOp, weights, {p.points, p.weights});
+  check_memory(kOp, volume(kOp, {p.batch, p.tokens, p.heads, p.channels}), {p.value});
+  check_memory(kOp, volume(kOp, {p.batch, p.queries, p.heads, p.channels}), {result});
   VITADAPTER_CHECK(pixels(p.level_hw, p.levels) == p.tokens,
                    "ms_deform_attn: level sizes do not add up to the value tokens");
   VITADAPTER_CHECK(p.tokens < int64_t(1) << 31, "ms_deform_attn: at most 2^31 - 1 value tokens");
@@ -44,12 +47,12 @@ void check(const MsDeformAttnParams& p) {
 }  // namespace
 
 void ms_deform_attn_forward_cpu(const MsDeformAttnParams& p) {
-  check(p);
+  check(p, p.out);
   VITADAPTER_CPU_DISPATCH(ms_deform_attn_forward, p);
 }
 
 void ms_deform_attn_backward_cpu(const MsDeformAttnParams& p) {
-  check(p);
+  check(p, p.grad_out);
   VITADAPTER_CPU_DISPATCH(ms_deform_attn_backward, p);
 }
 

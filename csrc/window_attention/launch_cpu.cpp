@@ -22,22 +22,25 @@ void window_attention_backward(const WindowAttentionParams&);
 
 namespace {
 
-void check(const WindowAttentionParams& p) {
-  VITADAPTER_CHECK(p.batch >= 0 && p.heads >= 0 && p.channels > 0,
-                   "window_attention: a size is negative");
-  VITADAPTER_CHECK(p.hw.h > 0 && p.hw.w > 0, "window_attention: a grid size must be positive");
+void check(const WindowAttentionParams& p, std::initializer_list<const void*> results) {
+  const char kOp[] = "window_attention";
+  VITADAPTER_CHECK(p.hw.h > 0 && p.hw.w > 0 && p.channels > 0,
+                   "window_attention: a size must be positive");
+  const int64_t rows = volume(kOp, {p.batch, p.hw.h, p.hw.w, p.heads});
+  check_memory(kOp, volume(kOp, {rows, 3, p.channels}), {p.qkv, p.logsumexp});
+  check_memory(kOp, rows, results);
   VITADAPTER_CHECK(p.window_size >= 0, "window_attention: the window is negative");
 }
 
 }  // namespace
 
 void window_attention_forward_cpu(const WindowAttentionParams& p) {
-  check(p);
+  check(p, {p.out});
   VITADAPTER_CPU_DISPATCH_WIDE(window_attention_forward, p);
 }
 
 void window_attention_backward_cpu(const WindowAttentionParams& p) {
-  check(p);
+  check(p, {p.grad_out, p.grad_qkv});
   VITADAPTER_CPU_DISPATCH_WIDE(window_attention_backward, p);
 }
 

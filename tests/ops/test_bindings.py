@@ -1,0 +1,196 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""The extension's functions with absurd arguments: they refuse, or compute, but never crash.
+
+Addresses, strides and sizes beyond the memory behind an address are the caller's word; all else
+that could corrupt memory is checked. tests/fuzz/bindings.py runs the same under a fuzzer.
+"""
+
+import os
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import cuda_on_cpu
+import pytest
+import torch
+from examples import calls
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitadapter_fast import _C
+
+# Room for four times as many elements as any tensor of the calls below has, in float64.
+MEMORY = torch.zeros(8 * 4096, dtype=torch.float64)
+RESULTS = torch.zeros(8 * 4096, dtype=torch.float64)
+
+
+class Launcher(NamedTuple):
+    """Arguments of a small call; ``bounded`` are sizes, at most what they are here or absurd."""
+
+    names: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    bounded: dict[str, Any]
+    free: dict[str, Any]
+    fixed: dict[str, Any] = {}
+
+
+LAUNCHERS = [
+    Launcher(
+        ("ms_deform_attn_forward_cpu", "ms_deform_attn_backward_cpu"),
+        ("value", "points", "weights", "grad_out"),
+        ("out", "grad_value", "grad_points", "grad_weights"),
+        {"value_shape": [2, 14, 2, 8], "queries": 5, "num_points": 3},
+        {
+            "value_dtype": 0,
+            "points_dtype": 0,
+            "weights_dtype": 0,
+            "level_hw": [3, 4, 1, 2],
+            "query_hw": [2, 2, 1, 1],
+        },
+        {
+            "value_strides": (224, 16),
+            "points_strides": (120, 24),
+            "weights_strides": (60, 12),
+            "grad_out_strides": (80, 16),
+        },
+    ),
+    Launcher(
+        ("dwconv_gelu_forward_cpu", "dwconv_gelu_backward_cpu"),
+        ("tokens", "weight", "bias", "grad_out"),
+        ("out", "grad_tokens", "grad_weight", "grad_bias"),
+        {"tokens_shape": [2, 14, 40]},
+        {"dtype": 0, "grid_hw": [3, 4, 1, 2]},
+        {"tokens_strides": (560, 40), "grad_out_strides": (560, 40)},
+    ),
+    Launcher(
+        ("window_attention_forward_cpu", "window_attention_backward_cpu"),
+        ("qkv", "grad_out"),
+        ("out", "logsumexp", "grad_qkv"),
+        {"batch": 2, "heads": 2, "channels": 8, "hw": (3, 4)},
+        {"dtype": 0, "window_size": 2},
+        {"qkv_strides": (576, 48), "grad_out_strides": (192, 16)},
+    ),
+    Launcher(
+        ("batch_norm_forward_cpu", "batch_norm_backward_cpu"),
+        ("tokens", "weight", "bias", "grad_out"),
+        ("mean", "variance", "out", "grad_tokens", "grad_weight", "grad_bias"),
+        {"tokens_shape": (2, 14, 24)},
+        {"dtype": 0, "eps": 1e-5, "has_relu": True, "has_planes": False},
+        {"tokens_strides": (336, 24), "grad_out_strides": (336, 24)},
+    ),
+    Launcher(
+        ("patch_embed_resize_add_cpu",),
+        ("source", "tokens", "bias"),
+        ("out",),
+        {"batch": 2, "channels": 24},
+        {
+            "source_dtype": 0,
+            "tokens_dtype": 0,
+            "out_dtype": 0,
+            "y": (3, 5, 3, 5, 5, 2, 4),
+            "x": (4, 4, 4, 4, 4, 2, 2),
+            "is_antialiased": False,
+            "is_transposed": False,
+        },
+    ),
+]
+
+INTEGERS = [
+    *range(-3, 9),
+    2**24,
+    *(sign * (2**n - k) for n in (31, 32, 63, 64) for sign in (1, -1) for k in (0, 1)),
+]
+ODDITIES = [*INTEGERS, None, 1.5, float("nan"), "2", True, (), [1], {}]
+ABSURD = [-1, -(2**31), -(2**63), 0, 2**49, 2**62, 2**63 - 1, 2**64, 1.5, None, "2"]
+numbers = st.integers(0, 10**4)
+hostile = {
+    "launcher": st.sampled_from(LAUNCHERS),
+    "which": numbers,
+    "num_threads": st.sampled_from([1, 2, 3]) | st.sampled_from(INTEGERS),
+    "some": st.lists(st.tuples(numbers, numbers), max_size=3),
+}
+
+
+def extension() -> Any:
+    """Return the installed extension, or the sanitized one."""
+    return cuda_on_cpu.load() if "VITADAPTER_TEST_CUDA_FLAGS" in os.environ else _C
+
+
+def replaced(value: Any, n: int, bounded: bool) -> Any:
+    """Replace a number; one that bounds memory becomes smaller, or absurd."""
+    if isinstance(value, (tuple, list)) and (bounded or n % 7):
+        items = list(value)
+        at = n % len(items)
+        # An axis is (inputs, outputs, ...): the rest is free.
+        items[at] = replaced(items[at], n // len(items), bounded or (len(items) == 7 and at < 2))
+        return type(value)(items)
+    if bounded:
+        smaller = list(range(value)) if isinstance(value, int) else []
+        options = smaller + ABSURD
+        return options[n % len(options)]
+    return ODDITIES[n % len(ODDITIES)]
+
+
+def check(launcher: Launcher, which: int, num_threads: int, some: list[tuple[int, int]]) -> None:
+    addresses = dict.fromkeys(launcher.inputs, MEMORY.data_ptr())
+    addresses |= dict.fromkeys(launcher.outputs, RESULTS.data_ptr())
+    call = {**addresses, **launcher.bounded, **launcher.free, **launcher.fixed}
+    call |= {"num_threads": num_threads}
+    names = sorted(addresses | launcher.bounded | launcher.free)
+    for where, n in some:
+        name = names[where % len(names)]
+        if name in addresses:
+            call[name] = 0 if n % 2 else ODDITIES[-1 - n % 8]
+        elif name in call and name not in launcher.fixed:
+            call[name] = replaced(call[name], n, name in launcher.bounded)
+        if n % 31 == 0:
+            del call[name]
+        if n % 37 == 0:
+            call["unknown"] = n
+        names.remove(name)
+    run = getattr(extension(), launcher.names[which % len(launcher.names)])
+    with suppress(ValueError, TypeError, MemoryError):
+        run(**call)
+
+
+@calls(500)
+@given(**hostile)
+def test_absurd_arguments_are_refused_or_harmless(**how: Any) -> None:
+    check(**how)
+
+
+REFUSED: dict[str, tuple[int, dict[str, Any], str]] = {
+    "negative": (1, {"tokens_shape": [-2, 14, 40]}, "a size is negative"),
+    "overflow": (1, {"tokens_shape": [2**40, 14, 2**40]}, "larger than any memory"),
+    "sum": (1, {"grid_hw": [2**31 - 1] * 8}, "grids do not add up"),
+    "dtype": (1, {"dtype": 4}, "unknown dtype code"),
+    "no_threads": (0, {"num_threads": 0}, "num_threads must be 1 or more"),
+    "no_address": (2, {"qkv": 0}, "the address of a tensor is missing"),
+    "radius": (4, {"y": (3, 5, 3, 5, 5, 2**30, 4)}, "a radius does not fit"),
+    "unit": (4, {"x": (4, 4, 4, 4, 3, 2, 2)}, "the unit is of neither side"),
+    "level": (0, {"level_hw": []}, "there must be a level"),
+}
+
+
+@pytest.mark.parametrize(("which", "change", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_could_corrupt_memory_is_refused(
+    which: int, change: dict[str, Any], message: str
+) -> None:
+    launcher = LAUNCHERS[which]
+    call: dict[str, Any] = dict.fromkeys(launcher.inputs, MEMORY.data_ptr())
+    call |= dict.fromkeys(launcher.outputs, RESULTS.data_ptr())
+    call |= {**launcher.bounded, **launcher.free, **launcher.fixed}
+    for name in launcher.names:
+        run = getattr(extension(), name)
+        run(**call)
+        with pytest.raises(ValueError, match=message):
+            run(**(call | change))
+
+
+def test_more_threads_than_a_process_can_have_are_not_started() -> None:
+    launcher = LAUNCHERS[1]
+    call: dict[str, Any] = dict.fromkeys(launcher.inputs, MEMORY.data_ptr())
+    call |= dict.fromkeys(launcher.outputs, RESULTS.data_ptr())
+    call |= {**launcher.bounded, **launcher.free, **launcher.fixed, "num_threads": 2**31 - 1}
+    extension().dwconv_gelu_forward_cpu(**call)
