@@ -176,7 +176,8 @@ class ViTAdapter(nn.Module):
         self.vit_features = vit_features
         self.has_frozen_vit = frozen_vit
         self.with_cp = with_cp
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        # Not the memory format itself: torch.save of a whole model cannot pickle one.
+        self.has_channels_last = channels_last
         self._stage_bounds = bounds
 
         side = pretrain_size // patch_size
@@ -278,11 +279,10 @@ class ViTAdapter(nn.Module):
 
         norms = (self.norm1, self.norm2, self.norm3, self.norm4)
         project = None if spm_projects else self.spm.fc1
-        maps = feature_pyramid(
-            c, at_4, vit_tokens, grids, self.up, project, norms, self.memory_format
-        )
+        layout = torch.channels_last if self.has_channels_last else torch.contiguous_format
+        maps = feature_pyramid(c, at_4, vit_tokens, grids, self.up, project, norms, layout)
         H, W = image.shape[2:]
-        return crop_maps(maps, (H, W), self.memory_format)
+        return crop_maps(maps, (H, W), layout)
 
     def _interact(self, x: Tensor, c: Tensor, grids: Grids) -> list[Tensor]:
         """Return the prior tokens after all stages, and the ViT tokens that the pyramid adds."""
