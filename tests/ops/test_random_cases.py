@@ -17,7 +17,8 @@ from cases import (
     make_patch_inputs,
 )
 from cuda_on_cpu import route
-from hypothesis import HealthCheck, given, settings
+from examples import calls, lay_out, layouts
+from hypothesis import given
 from hypothesis import strategies as st
 from test_batch_norm import NormCase, make_norm_inputs
 from test_batch_norm import check as check_norm
@@ -74,26 +75,30 @@ window_cases = st.builds(
     batch=st.integers(0, 2),
     heads=st.integers(2, 3),
     channels=st.sampled_from([5, 8, 16, 17, 32, 64]),
-    hw=SIZES,
+    # Not one token: its few numbers have an error that says little of what others may have.
+    hw=SIZES.filter(lambda hw: hw[0] * hw[1] > 3),
     window_size=st.sampled_from([1, 2, 3, 4, 7, 14]),
 )
 attention = {
+    "ways": layouts,
     "case": attention_cases,
     "dtype": DTYPES,
-    "seed": st.integers(0, 99),
+    "seed": st.integers(0, 999),
     "spread": st.floats(0, 9),
 }
 patches = {
+    "ways": layouts,
     "case": patch_cases,
     "mode": st.sampled_from(PATCH_MODES),
     "dtype": DTYPES,
     "has_bias": st.booleans(),
-    "seed": st.integers(0, 99),
+    "seed": st.integers(0, 999),
 }
 windows = {
+    "ways": layouts,
     "case": window_cases,
     "dtype": DTYPES,
-    "seed": st.integers(0, 99),
+    "seed": st.integers(0, 999),
     "spread": st.floats(0, 4),
 }
 norm_cases = st.builds(
@@ -106,19 +111,8 @@ norm_cases = st.builds(
     has_planes=st.booleans(),
     mean=st.sampled_from([0.0, 1.0, -20.0]),
 )
-norms = {"case": norm_cases, "dtype": DTYPES, "seed": st.integers(0, 99)}
-convolutions = {"case": conv_cases, "dtype": DTYPES, "seed": st.integers(0, 99)}
-
-
-def calls(count: int) -> settings:
-    """The same calls in every run."""
-    return settings(
-        max_examples=count,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    )
+norms = {"ways": layouts, "case": norm_cases, "dtype": DTYPES, "seed": st.integers(0, 999)}
+convolutions = {"ways": layouts, "case": conv_cases, "dtype": DTYPES, "seed": st.integers(0, 999)}
 
 
 @pytest.fixture(params=["cpu", "cuda"])
@@ -136,57 +130,57 @@ interpreted = pytest.mark.skipif(
 
 @calls(200)
 @given(**attention)
-def test_attention(backend: str, case: AttnCase, **how: Any) -> None:
-    check_attention(make_inputs(case, **how), backend)
+def test_attention(backend: str, case: AttnCase, ways: list[str], **how: Any) -> None:
+    check_attention(make_inputs(case, **how).map(lay_out(ways)), backend)
 
 
 @calls(200)
 @given(**patches)
-def test_patch_embed(backend: str, case: PatchCase, mode: str, **how: Any) -> None:
-    check_patch_embed(make_patch_inputs(case, mode, **how), backend)
+def test_patch_embed(backend: str, case: PatchCase, mode: str, ways: list[str], **how: Any) -> None:
+    check_patch_embed(make_patch_inputs(case, mode, **how).map(lay_out(ways)), backend)
 
 
 @calls(200)
 @given(**convolutions)
-def test_convolution(backend: str, case: ConvCase, **how: Any) -> None:
-    check_convolution(make_conv_inputs(case, **how), backend)
+def test_convolution(backend: str, case: ConvCase, ways: list[str], **how: Any) -> None:
+    check_convolution(make_conv_inputs(case, **how).map(lay_out(ways)), backend)
 
 
 @calls(200)
 @given(**norms)
-def test_batch_norm(case: NormCase, **how: Any) -> None:
-    check_norm(make_norm_inputs(case, **how), "cpu")
+def test_batch_norm(case: NormCase, ways: list[str], **how: Any) -> None:
+    check_norm(make_norm_inputs(case, **how).map(lay_out(ways)), "cpu")
 
 
 @calls(200)
 @given(**windows)
-def test_windows(case: WindowCase, **how: Any) -> None:
-    check_windows(case, backend="cpu", **how)
+def test_windows(case: WindowCase, ways: list[str], **how: Any) -> None:
+    check_windows(case, backend="cpu", change=lay_out(ways), **how)
 
 
 @interpreted
 @calls(10)
 @given(**attention)
-def test_attention_in_triton(case: AttnCase, **how: Any) -> None:
-    check_attention(make_inputs(case, **how), "triton")
+def test_attention_in_triton(case: AttnCase, ways: list[str], **how: Any) -> None:
+    check_attention(make_inputs(case, **how).map(lay_out(ways)), "triton")
 
 
 @interpreted
 @calls(10)
 @given(**patches)
-def test_patch_embed_in_triton(case: PatchCase, mode: str, **how: Any) -> None:
-    check_patch_embed(make_patch_inputs(case, mode, **how), "triton")
+def test_patch_embed_in_triton(case: PatchCase, mode: str, ways: list[str], **how: Any) -> None:
+    check_patch_embed(make_patch_inputs(case, mode, **how).map(lay_out(ways)), "triton")
 
 
 @interpreted
 @calls(10)
 @given(**convolutions)
-def test_convolution_in_triton(case: ConvCase, **how: Any) -> None:
-    check_convolution(make_conv_inputs(case, **how), "triton")
+def test_convolution_in_triton(case: ConvCase, ways: list[str], **how: Any) -> None:
+    check_convolution(make_conv_inputs(case, **how).map(lay_out(ways)), "triton")
 
 
 @interpreted
 @calls(30)
 @given(**windows)
-def test_windows_in_triton(case: WindowCase, **how: Any) -> None:
-    check_windows(case, backend="triton", **how)
+def test_windows_in_triton(case: WindowCase, ways: list[str], **how: Any) -> None:
+    check_windows(case, backend="triton", change=lay_out(ways), **how)

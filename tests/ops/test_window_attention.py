@@ -5,6 +5,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,10 @@ def check(
     device: str = "cpu",
     seed: int = 0,
     spread: float = 1.5,
+    change: Callable[[Tensor], Tensor] = lambda qkv: qkv,
 ) -> None:
     """Compare the output and the gradient with the truth, float64 on the same rounded inputs."""
-    qkv = make_qkv(case, dtype=dtype, seed=seed, spread=spread)
+    qkv = change(make_qkv(case, dtype=dtype, seed=seed, spread=spread))
     cotangent = cotangent_of(case, dtype)
     truth = results(case, qkv.double(), "reference", cotangent)
     scale = qkv.float() if dtype == torch.float64 else qkv

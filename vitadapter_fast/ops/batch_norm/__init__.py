@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._arguments import check_types
 from .._backends import choose, name_of, requested
 from .._library import define_gradient, define_op
 from . import cpu, reference
@@ -53,8 +54,9 @@ def batch_norm(
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
     """
+    check_types("batch_norm", backend, tokens=tokens, weight=weight, bias=bias)
     result: tuple[Tensor, Tensor, Tensor] = _forward(
-        tokens, weight, bias, eps, has_relu, has_planes, backend=backend
+        tokens, weight, bias, float(eps), bool(has_relu), bool(has_planes), backend=backend
     )
     return result
 

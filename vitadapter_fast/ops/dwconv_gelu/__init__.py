@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._arguments import check_types, flat_pairs
 from .._backends import choose, requested
 from .._library import define_autocast, define_gradient, define_op, lower
 from . import cpu, cuda, reference, triton
@@ -51,7 +52,9 @@ def dwconv_gelu(
     Source: Chen et al. 2022, arXiv:2205.08534 (its convolutional feed-forward); GELU: Hendrycks and
         Gimpel 2016, arXiv:1606.08415.
     """
-    flat = [size for hw in grid_hw for size in hw]
+    op = "dwconv_gelu"
+    check_types(op, backend, may_be_none="bias", tokens=tokens, weight=weight, bias=bias)
+    flat = flat_pairs(op, "grid_hw", grid_hw)
     return _forward(tokens, flat, weight, bias, backend=backend)  # type: ignore[no-any-return]
 
 

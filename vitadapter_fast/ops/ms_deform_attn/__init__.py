@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._arguments import check_types, flat_pairs
 from .._backends import choose, requested
 from .._library import define_autocast, define_gradient, define_op, lower
 from . import cpu, cuda, reference, triton
@@ -53,7 +54,9 @@ def ms_deform_attn(
 
     Source: Zhu et al. 2021, arXiv:2010.04159, eq. 3.
     """
-    flat = [size for hw in level_hw for size in hw]
+    op = "ms_deform_attn"
+    check_types(op, backend, value=value, locations=locations, weights=weights)
+    flat = flat_pairs(op, "level_hw", level_hw)
     return _classic(value, flat, locations, weights, backend=backend)  # type: ignore[no-any-return]
 
 
@@ -91,8 +94,9 @@ def ms_deform_attn_grid(
 
     Source: Zhu et al. 2021, arXiv:2010.04159, eq. 3; grids: Chen et al. 2022, arXiv:2205.08534.
     """
-    flat = [size for hw in level_hw for size in hw]
-    queries = [size for hw in query_hw for size in hw]
+    op = "ms_deform_attn_grid"
+    check_types(op, backend, value=value, offsets=offsets, logits=logits)
+    flat, queries = flat_pairs(op, "level_hw", level_hw), flat_pairs(op, "query_hw", query_hw)
     return _grid(value, flat, queries, offsets, logits, backend=backend)  # type: ignore[no-any-return]
 
 

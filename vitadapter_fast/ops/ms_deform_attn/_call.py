@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._arguments import FLOATS
 from .._tensors import dense_rows
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 MAX_SIZES = 16  # of levels and of query grids, in GPU kernels
 _MAX_INT32 = 2**31 - 1
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._arguments import check_types, integer
 from .._backends import choose, requested
 from .._library import define_autocast, define_gradient, define_op, lower
 from . import cpu, cuda, reference, triton
@@ -54,7 +55,13 @@ def patch_embed(
     Source: Dosovitskiy et al. 2021, arXiv:2010.11929; modes: Chen et al. 2022, arXiv:2205.08534 and
         Oquab et al. 2023, arXiv:2304.07193.
     """
-    return _forward(image, weight, bias, pos_embed, list(pos_hw), mode, backend=backend)  # type: ignore[no-any-return]
+    op = "patch_embed"
+    check_types(
+        op, backend, may_be_none="bias", image=image, weight=weight, bias=bias, pos_embed=pos_embed
+    )
+    hw = [integer(op, "pos_hw", size) for size in pos_hw]
+    # The mode is checked where compilers check it too; there torch wants a string.
+    return _forward(image, weight, bias, pos_embed, hw, str(mode), backend=backend)  # type: ignore[no-any-return]
 
 
 def _chosen(*args: Any, backend: str | None = None) -> ModuleType:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from .._arguments import FLOATS
+
 MODES = ("bicubic", "bicubic_offset", "bicubic_antialias")
 
 
@@ -46,6 +48,10 @@ def check(call: Call) -> None:
             f"got {tuple(image.shape)} and {tuple(weight.shape)}"
         )
     C, _, patch_h, patch_w = weight.shape
+    if patch_h < 1 or patch_w < 1:
+        raise ValueError(
+            f"patch_embed: weight must have patches of a pixel or more, got {tuple(weight.shape)}"
+        )
     if image.shape[2] < patch_h or image.shape[3] < patch_w:
         raise ValueError(
             f"patch_embed: image must be at least one {patch_h}x{patch_w} patch, "
@@ -63,7 +69,7 @@ def check(call: Call) -> None:
     for name, tensor in (("image", image), ("weight", weight), ("bias", bias), ("pos", pos_embed)):
         if tensor is None:
             continue
-        if not tensor.is_floating_point():
+        if tensor.dtype not in FLOATS:
             raise ValueError(f"patch_embed: {name} must be a floating tensor, got {tensor.dtype}")
         if tensor.device != image.device:
             raise ValueError(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._arguments import check_types, integer
 from .._backends import choose, name_of, requested
 from .._library import define_autocast, define_gradient, define_op, lower
 from . import cpu, reference, triton
@@ -50,12 +51,15 @@ def window_attention(
     Source: Li et al. 2022, arXiv:2203.16527, sec. 3; recomputation: Dao et al. 2022,
         arXiv:2205.14135.
     """
-    if window_size is not None and window_size < 1:
+    op = "window_attention"
+    check_types(op, backend, qkv=qkv)
+    if window_size is not None and integer(op, "window_size", window_size) < 1:
         raise ValueError(
             "window_attention: window_size must be 1 token or more, or None for the whole grid, "
             f"got {window_size}"
         )
-    out, _ = _forward(qkv, list(hw), window_size or 0, backend=backend)
+    sizes = [integer(op, "hw", size) for size in hw]
+    out, _ = _forward(qkv, sizes, window_size or 0, backend=backend)
     return out  # type: ignore[no-any-return]
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+from .._arguments import FLOATS
 
 
 class Call(NamedTuple):

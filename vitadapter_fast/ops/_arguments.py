@@ -1,0 +1,68 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments of a public operator in, those that torch's dispatcher takes out.
+
+What torch would refuse with a RuntimeError of its own, or read wrongly, is told here; shapes and
+dtypes are each operator's own (``_call.py``), for compilers check them too.
+"""
+
+from collections.abc import Iterable
+from operator import index
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_MAX_INT64 = 2**63 - 1
+
+
+def check_types(
+    op: str, backend: str | None, *, may_be_none: str = "", **tensors: Tensor | None
+) -> None:
+    """Raise TypeError unless these are a backend's name, or None, and dense tensors."""
+    if not (backend is None or isinstance(backend, str)):
+        raise TypeError(f"{op}: backend must be a name or None, got {backend!r}")
+    for name, tensor in tensors.items():
+        if tensor is None and name == may_be_none:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(tensor).__name__}")
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{op}: {name} must be a dense tensor, got one of {tensor.layout}")
+
+
+def flat_pairs(op: str, name: str, pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """Return h0, w0, h1, w1, ... of (h, w) pairs.
+
+    Raises:
+        TypeError: These are no pairs, or not of integers.
+        ValueError: One has not two sizes, or a size needs more than 64 bits.
+    """
+    if torch.compiler.is_compiling():  # tracers have integers of their own
+        return [size for pair in pairs for size in pair]
+    try:
+        flat = [size for h, w in pairs for size in (h, w)]
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{op}: {name} must be (h, w) pairs of positive sizes, got {pairs!r}"
+        ) from None
+    return [integer(op, name, size) for size in flat]
+
+
+def integer(op: str, name: str, size: Any) -> int:
+    """Return a size that may be numpy's; one that a tracer gave stays as it is.
+
+    Raises:
+        TypeError: It is no integer.
+        ValueError: It needs more than 64 bits.
+    """
+    if torch.compiler.is_compiling() or isinstance(size, torch.SymInt):
+        return size  # type: ignore[no-any-return]
+    try:
+        size = index(size)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be integers, got {size!r}") from None
+    if abs(size) > _MAX_INT64:
+        raise ValueError(f"{op}: {name} must be positive sizes of a tensor, got {size}")
+    return size  # type: ignore[no-any-return]
