@@ -4,7 +4,7 @@
 PYTHON ?= python
 CPP := $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
 
-.PHONY: demo train-demo test lint bench gpu
+.PHONY: demo train-demo test fuzz sanitize tsan lint bench gpu
 
 demo:  ## features of the packaged photo, as a picture
 	$(PYTHON) -m vitadapter_fast features
@@ -14,6 +14,22 @@ train-demo:  ## a detector learns blood cells from scratch: scores, loss curve, 
 
 test:
 	$(PYTHON) -m pytest -q -n 2 --dist loadfile
+
+FUZZ_SECONDS ?= 300
+RANDOM_CALLS := $(PYTHON) -m pytest -q tests/ops/test_random_cases.py tests/ops/test_hostile_calls.py
+
+fuzz:  ## 20,000 random and hostile calls, then the checkpoint reader and the extension under atheris
+	VITADAPTER_FUZZ=15 $(RANDOM_CALLS) -k "not cuda and not triton"
+	VITADAPTER_FUZZ=2 $(RANDOM_CALLS) -k "cuda or triton"
+	mkdir -p build/fuzz
+	cd build/fuzz && $(PYTHON) ../../tests/fuzz/checkpoint.py -max_total_time=$(FUZZ_SECONDS)
+	cd build/fuzz && $(PYTHON) ../../tests/fuzz/bindings.py -max_total_time=$(FUZZ_SECONDS)
+
+sanitize: tsan  ## all compiled kernels under GCC's address, undefined-behavior and thread sanitizers
+	VITADAPTER_FUZZ=2 $(PYTHON) -m pytest -q tests/ops -k "address_and_undefined"
+
+tsan:  ## the CPU kernels under ThreadSanitizer
+	$(PYTHON) -m pytest -q tests/ops/test_sanitizers.py -k thread_sanitizer
 
 lint:
 	ruff check .

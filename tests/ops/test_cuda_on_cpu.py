@@ -3,14 +3,12 @@
 """The CUDA kernels, executed on the CPU from the same source, against the float64 reference."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from cases import AWKWARD, NO_QUERIES, REAL, AttnCase, make_inputs
 from cuda_on_cpu import route
+from sanitized import run_sanitized
 from summing import HOW
 from test_ms_deform_attn import (
     DTYPES,
@@ -168,32 +166,8 @@ def test_calls_beyond_32_bit_indices_are_left_to_another_backend() -> None:
 
 @pytest.mark.skipif("VITADAPTER_TEST_CUDA_FLAGS" in os.environ, reason="already sanitized")
 def test_kernels_are_clean_under_address_and_undefined_behavior_sanitizers() -> None:
-    # The C++ runtime too, or AddressSanitizer knows no exceptions: torch loads it after.
-    runtimes = [
-        subprocess.check_output(["gcc", f"-print-file-name={name}"], text=True).strip()
-        for name in ("libasan.so", "libstdc++.so")
-    ]
-    if not all(Path(runtime).is_absolute() for runtime in runtimes):
-        pytest.skip("gcc has no AddressSanitizer runtime here")
-    environment = os.environ | {
-        "VITADAPTER_TEST_CUDA_FLAGS": "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
-        " -DVITADAPTER_HEAD_CHANNELS=32 -DVITADAPTER_LEVELS=1,3",
-        "LD_PRELOAD": " ".join(runtimes),
-        # Python and torch keep what they allocate; the stacks of fibers are not those of threads.
-        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-    }
     chosen = "(test_awkward_shapes and not float16 and not float64) or not_finite or not_aligned"
     chosen += " or (test_every_specialized_kernel and 32-)"
     others = ("test_patch_embed_cuda_on_cpu", "test_dwconv_gelu_cuda_on_cpu")
     chosen += f" or (({' or '.join(others)}) and not float16 and not float64)"
-    files = [__file__, *(str(Path(__file__).with_name(f"{name}.py")) for name in others)]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
-    done = subprocess.run(
-        [*command, "-k", chosen],
-        env=environment,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
-    assert " passed" in done.stdout
+    run_sanitized(["test_cuda_on_cpu", *others], chosen)

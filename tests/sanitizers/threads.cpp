@@ -1,0 +1,194 @@
+// SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Every CPU launcher from several threads at once, each with several workers, on shared inputs: for
+// ThreadSanitizer, which Python and torch would drown in reports. Prints "clean" if every result is
+// that of one thread; with the argument "race" it plants a race instead, which must be told.
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "batch_norm/params.h"
+#include "common/workers.h"
+#include "dwconv_gelu/params.h"
+#include "ms_deform_attn/params.h"
+#include "patch_embed/params.h"
+#include "window_attention/params.h"
+
+namespace vitadapter {
+namespace {
+
+constexpr int kCallers = 4, kWorkers = 3, kRepeats = 6;
+
+using Numbers = std::vector<float>;
+// Takes a number of threads, returns every result.
+using Step = std::function<std::vector<Numbers>(int)>;
+
+// Numbers in -1 ... 1.
+Numbers numbers(int64_t count) {
+  static uint32_t state = 1;
+  Numbers result(count);
+  for (float& number : result) {
+    state = state * 1664525u + 1013904223u;
+    number = static_cast<float>(state >> 8) / (1 << 23) - 1;
+  }
+  return result;
+}
+
+Step attention(std::vector<SizeHW> query_hw) {
+  const std::vector<SizeHW> levels{{7, 9}, {3, 4}, {1, 2}};
+  constexpr int64_t B = 2, S = 63 + 12 + 2, Q = 11 * 13 + 6, M = 3, D = 24, L = 3, P = 4;
+  const Numbers value = numbers(B * S * M * D), points = numbers(B * Q * M * L * P * 2),
+                weights = numbers(B * Q * M * L * P), grad_out = numbers(B * Q * M * D);
+  return [=](int num_threads) {
+    std::vector<Numbers> results{Numbers(grad_out.size()), Numbers(value.size()),
+                                 Numbers(points.size()), Numbers(weights.size())};
+    MsDeformAttnParams p{};
+    p.value = value.data(), p.points = points.data(), p.weights = weights.data();
+    p.value_stride_s = M * D, p.value_stride_b = S * M * D;
+    p.points_stride_q = M * L * P * 2, p.points_stride_b = Q * M * L * P * 2;
+    p.weights_stride_q = M * L * P, p.weights_stride_b = Q * M * L * P;
+    p.batch = B, p.tokens = S, p.queries = Q, p.heads = M, p.channels = D, p.num_points = P;
+    p.level_hw = levels.data(), p.levels = L;
+    p.query_hw = query_hw.empty() ? nullptr : query_hw.data(), p.query_grids = query_hw.size();
+    p.out = results[0].data(), p.grad_out = grad_out.data();
+    p.grad_out_stride_q = M * D, p.grad_out_stride_b = Q * M * D;
+    p.grad_value = results[1].data(), p.grad_points = results[2].data();
+    p.grad_weights = results[3].data();
+    p.num_threads = num_threads;
+    ms_deform_attn_forward_cpu(p);
+    ms_deform_attn_backward_cpu(p);
+    return results;
+  };
+}
+
+Step convolution() {
+  const std::vector<SizeHW> grids{{17, 13}, {5, 7}, {2, 1}};
+  constexpr int64_t B = 2, N = 17 * 13 + 35 + 2, C = 40;
+  const Numbers tokens = numbers(B * N * C), weight = numbers(C * kTaps), bias = numbers(C),
+                grad_out = numbers(B * N * C);
+  return [=](int num_threads) {
+    std::vector<Numbers> results{Numbers(tokens.size()), Numbers(tokens.size()),
+                                 Numbers(weight.size()), Numbers(bias.size())};
+    DwconvGeluParams p{};
+    p.tokens = tokens.data(), p.weight = weight.data(), p.bias = bias.data();
+    p.tokens_stride_n = p.grad_out_stride_n = C, p.tokens_stride_b = p.grad_out_stride_b = N * C;
+    p.batch = B, p.num_tokens = N, p.channels = C;
+    p.grid_hw = grids.data(), p.grids = grids.size();
+    p.out = results[0].data(), p.grad_out = grad_out.data(), p.grad_tokens = results[1].data();
+    p.grad_weight = results[2].data(), p.grad_bias = results[3].data();
+    p.num_threads = num_threads;
+    dwconv_gelu_forward_cpu(p);
+    dwconv_gelu_backward_cpu(p);
+    return results;
+  };
+}
+
+Step windows() {
+  constexpr int64_t B = 2, N = 9 * 11, M = 3, D = 24;
+  const Numbers qkv = numbers(B * N * 3 * M * D), grad_out = numbers(B * N * M * D);
+  return [=](int num_threads) {
+    std::vector<Numbers> results{Numbers(grad_out.size()), Numbers(B * N * M), Numbers(qkv.size())};
+    WindowAttentionParams p{};
+    p.qkv = qkv.data(), p.qkv_stride_n = 3 * M * D, p.qkv_stride_b = N * 3 * M * D;
+    p.batch = B, p.heads = M, p.channels = D, p.hw = {9, 11}, p.window_size = 4;
+    p.out = results[0].data(), p.logsumexp = results[1].data(), p.grad_out = grad_out.data();
+    p.grad_out_stride_n = M * D, p.grad_out_stride_b = N * M * D;
+    p.grad_qkv = results[2].data();
+    p.num_threads = num_threads;
+    window_attention_forward_cpu(p);
+    window_attention_backward_cpu(p);
+    return results;
+  };
+}
+
+Step norm(bool has_planes) {
+  constexpr int64_t B = 2, N = 700, C = 40;
+  const Numbers tokens = numbers(B * N * C), weight = numbers(C), bias = numbers(C),
+                grad_out = numbers(B * N * C);
+  return [=](int num_threads) {
+    std::vector<Numbers> results{Numbers(tokens.size()), Numbers(C), Numbers(C),
+                                 Numbers(tokens.size()), Numbers(C), Numbers(C)};
+    BatchNormParams p{};
+    p.tokens = tokens.data(), p.weight = weight.data(), p.bias = bias.data(), p.eps = 1e-5;
+    p.tokens_stride_n = C, p.tokens_stride_b = N * C;
+    p.batch = B, p.num_tokens = N, p.channels = C, p.has_relu = true, p.has_planes = has_planes;
+    p.out = results[0].data(), p.mean = results[1].data(), p.variance = results[2].data();
+    p.grad_out = grad_out.data(), p.grad_out_stride_b = N * C;
+    p.grad_out_stride_row = has_planes ? N : C;
+    p.grad_tokens = results[3].data(), p.grad_weight = results[4].data();
+    p.grad_bias = results[5].data();
+    p.num_threads = num_threads;
+    batch_norm_forward_cpu(p);
+    batch_norm_backward_cpu(p);
+    return results;
+  };
+}
+
+Step positions() {
+  constexpr int kIn = 5, kOut = 9;
+  constexpr int64_t B = 2, C = 1040;  // more than one run of channels
+  const Numbers table = numbers(kIn * kIn * C), tokens = numbers(B * kOut * kOut * C),
+                bias = numbers(C), grad = numbers(kOut * kOut * C);
+  return [=](int num_threads) {
+    std::vector<Numbers> results{Numbers(tokens.size()), Numbers(table.size())};
+    ResizeAddParams p{};
+    p.x = p.y = {kIn, kOut, kIn, kOut, false, kOut, 2, (2 * kOut + kIn - 1) / kIn};
+    p.batch = B, p.channels = C, p.num_threads = num_threads;
+    p.source = table.data(), p.tokens = tokens.data(), p.bias = bias.data();
+    p.out = results[0].data();
+    patch_embed_resize_add_cpu(p);
+    p.is_transposed = true, p.batch = 1, p.tokens = p.bias = nullptr;
+    p.source = grad.data(), p.out = results[1].data();
+    patch_embed_resize_add_cpu(p);
+    return results;
+  };
+}
+
+bool is_same_from_many_threads(const Step& step) {
+  const std::vector<Numbers> wanted = step(1);
+  bool same[kCallers] = {};
+  std::vector<std::thread> callers;
+  for (int i = 0; i < kCallers; ++i) {
+    callers.emplace_back([&, i] {
+      same[i] = true;
+      for (int repeat = 0; repeat < kRepeats; ++repeat) same[i] &= step(kWorkers) == wanted;
+    });
+  }
+  bool result = true;
+  for (int i = 0; i < kCallers; ++i) {
+    callers[i].join();
+    result &= same[i];
+  }
+  return result;
+}
+
+void plant_race() {
+  int64_t sum = 0;
+  const auto worker = [](void* sum, TaskQueue& queue) {
+    for (int64_t task; queue.take(&task);) *static_cast<int64_t*>(sum) += task;
+  };
+  run_workers(100000, kWorkers, worker, &sum);
+  std::printf("raced to %lld\n", static_cast<long long>(sum));
+}
+
+}  // namespace
+}  // namespace vitadapter
+
+int main(int argc, char** argv) {
+  using namespace vitadapter;
+  if (argc > 1 && std::strcmp(argv[1], "race") == 0) return plant_race(), 0;
+  const std::pair<const char*, Step> steps[] = {
+      {"attention", attention({})},   {"grid", attention({{11, 13}, {2, 3}})},
+      {"convolution", convolution()}, {"windows", windows()},
+      {"norm", norm(false)},          {"norm to planes", norm(true)},
+      {"positions", positions()}};
+  for (const auto& [name, step] : steps) {
+    if (!is_same_from_many_threads(step)) return std::printf("%s: results differ\n", name), 1;
+  }
+  std::puts("clean");
+  return 0;
+}
