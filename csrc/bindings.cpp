@@ -298,23 +298,28 @@ void def_resize_add(py::module_& module, const char* name) {
 
 void normalize_rows(Address rows, Address weight, Address bias, std::pair<int64_t, int64_t> shape,
                     double eps, Address out, Address mean, Address rstd, int num_threads) {
-  py::gil_scoped_release release;
-  normalize_rows_cpu({pointer<float>(rows), pointer<float>(weight), pointer<float>(bias),
-                      shape.first, shape.second, eps, pointer<float>(out), pointer<float>(mean),
-                      pointer<float>(rstd), num_threads});
+  const NormalizeRowsParams p{pointer<float>(rows), pointer<float>(weight), pointer<float>(bias),
+                              shape.first,          shape.second,           eps,
+                              pointer<float>(out),  pointer<float>(mean),   pointer<float>(rstd),
+                              threads(num_threads)};
+  WithoutLock without_lock;
+  normalize_rows_cpu(p);
 }
 
 void transpose_rows(Address rows, int64_t stride, std::pair<int64_t, int64_t> shape, Address out,
                     int num_threads) {
-  py::gil_scoped_release release;
-  transpose_rows_cpu(
-      {pointer<float>(rows), stride, shape.first, shape.second, pointer<float>(out), num_threads});
+  const TransposeRowsParams p{pointer<float>(rows), stride,
+                              shape.first,          shape.second,
+                              pointer<float>(out),  threads(num_threads)};
+  WithoutLock without_lock;
+  transpose_rows_cpu(p);
 }
 
 void gelu_rows(Address rows, int64_t count, Address out, Address grad, int num_threads) {
-  py::gil_scoped_release release;
-  gelu_rows_cpu(
-      {pointer<float>(rows), count, pointer<float>(out), pointer<float>(grad), num_threads});
+  const GeluRowsParams p{pointer<float>(rows), count, pointer<float>(out), pointer<float>(grad),
+                         threads(num_threads)};
+  WithoutLock without_lock;
+  gelu_rows_cpu(p);
 }
 
 #if VITADAPTER_CUDA_KERNELS
@@ -363,9 +368,9 @@ PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
   def_batch_norm<batch_norm_forward_cpu>(module, "batch_norm_forward_cpu");
   def_batch_norm<batch_norm_backward_cpu>(module, "batch_norm_backward_cpu");
   module.def("normalize_rows_cpu", &normalize_rows, py::kw_only(), "rows"_a, "weight"_a, "bias"_a,
-             "shape"_a, "eps"_a, "out"_a, "mean"_a, "rstd"_a, "num_threads"_a);
+             "shape"_a, "eps"_a, "out"_a, "mean"_a, "rstd"_a, "num_threads"_a = 1);
   module.def("transpose_rows_cpu", &transpose_rows, py::kw_only(), "rows"_a, "stride"_a, "shape"_a,
-             "out"_a, "num_threads"_a);
+             "out"_a, "num_threads"_a = 1);
   module.def("gelu_rows_cpu", &gelu_rows, py::kw_only(), "rows"_a, "count"_a, "out"_a, "grad"_a = 0,
              "num_threads"_a = 1);
 #if VITADAPTER_CUDA_KERNELS

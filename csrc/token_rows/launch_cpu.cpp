@@ -19,18 +19,23 @@ void gelu_rows(const GeluRowsParams&);
 }  // namespace portable
 
 void normalize_rows_cpu(const NormalizeRowsParams& p) {
-  VITADAPTER_CHECK(p.num_rows >= 0 && p.channels > 0, "normalize_rows: there must be a channel");
+  const char kOp[] = "normalize_rows";
+  VITADAPTER_CHECK(p.channels > 0, "normalize_rows: there must be a channel");
+  check_memory(kOp, volume(kOp, {p.num_rows, p.channels}),
+               {p.rows, p.weight, p.bias, p.out, p.mean, p.rstd});
   VITADAPTER_CPU_DISPATCH(normalize_rows, p);
 }
 
 void transpose_rows_cpu(const TransposeRowsParams& p) {
-  VITADAPTER_CHECK(p.num_rows >= 0 && p.channels >= 0 && p.channels <= INT32_MAX,
-                   "transpose_rows: a size is out of range");
+  const char kOp[] = "transpose_rows";
+  VITADAPTER_CHECK(p.channels <= INT32_MAX, "transpose_rows: rows are too long");
+  check_memory(kOp, volume(kOp, {p.num_rows, p.channels}), {p.rows, p.out});
   VITADAPTER_CPU_DISPATCH(transpose_rows, p);
 }
 
 void gelu_rows_cpu(const GeluRowsParams& p) {
-  VITADAPTER_CHECK(p.count >= 0, "gelu_rows: the count must not be negative");
+  const char kOp[] = "gelu_rows";
+  check_memory(kOp, volume(kOp, {p.count}), {p.rows, p.out});
   VITADAPTER_CPU_DISPATCH(gelu_rows, p);
 }
 

@@ -32,7 +32,7 @@ struct TransposeRowsParams {
 struct GeluRowsParams {
   const float* rows;
   int64_t count;
-  float* out;   // GELU of each; or null
+  float* out;   // GELU of each
   float* grad;  // multiplied by the slope at each; or null
   int num_threads;
 };

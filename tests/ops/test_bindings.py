@@ -94,6 +94,15 @@ LAUNCHERS = [
             "is_transposed": False,
         },
     ),
+    Launcher(
+        ("normalize_rows_cpu",),
+        ("rows", "weight", "bias"),
+        ("out", "mean", "rstd"),
+        {"shape": (14, 24)},
+        {"eps": 1e-5},
+    ),
+    Launcher(("transpose_rows_cpu",), ("rows",), ("out",), {"shape": (14, 24)}, {}, {"stride": 24}),
+    Launcher(("gelu_rows_cpu",), ("rows",), ("out", "grad"), {"count": 300}, {}),
 ]
 
 INTEGERS = [
@@ -170,6 +179,9 @@ REFUSED: dict[str, tuple[int, dict[str, Any], str]] = {
     "radius": (4, {"y": (3, 5, 3, 5, 5, 2**30, 4)}, "a radius does not fit"),
     "unit": (4, {"x": (4, 4, 4, 4, 3, 2, 2)}, "the unit is of neither side"),
     "level": (0, {"level_hw": []}, "there must be a level"),
+    "norm": (5, {"shape": (3, 0)}, "there must be a channel"),
+    "rows": (6, {"shape": (0, 2**31)}, "rows are too long"),
+    "count": (7, {"count": -1}, "a size is negative"),
 }
 
 

@@ -16,6 +16,7 @@
 #include "dwconv_gelu/params.h"
 #include "ms_deform_attn/params.h"
 #include "patch_embed/params.h"
+#include "token_rows/params.h"
 #include "window_attention/params.h"
 
 namespace vitadapter {
@@ -148,6 +149,20 @@ Step positions() {
   };
 }
 
+Step rows() {
+  constexpr int64_t N = 333, C = 43;
+  const Numbers tokens = numbers(N * C), weight = numbers(C), bias = numbers(C);
+  return [=](int num_threads) {
+    std::vector<Numbers> results{Numbers(N * C), Numbers(N),     Numbers(N),
+                                 Numbers(N * C), Numbers(N * C), tokens};
+    normalize_rows_cpu({tokens.data(), weight.data(), bias.data(), N, C, 1e-5, results[0].data(),
+                        results[1].data(), results[2].data(), num_threads});
+    transpose_rows_cpu({tokens.data(), C, N, C, results[3].data(), num_threads});
+    gelu_rows_cpu({tokens.data(), N * C, results[4].data(), results[5].data(), num_threads});
+    return results;
+  };
+}
+
 bool is_same_from_many_threads(const Step& step) {
   const std::vector<Numbers> wanted = step(1);
   bool same[kCallers] = {};
@@ -185,7 +200,7 @@ int main(int argc, char** argv) {
       {"attention", attention({})},   {"grid", attention({{11, 13}, {2, 3}})},
       {"convolution", convolution()}, {"windows", windows()},
       {"norm", norm(false)},          {"norm to planes", norm(true)},
-      {"positions", positions()}};
+      {"positions", positions()},     {"rows", rows()}};
   for (const auto& [name, step] : steps) {
     if (!is_same_from_many_threads(step)) return std::printf("%s: results differ\n", name), 1;
   }
