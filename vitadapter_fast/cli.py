@@ -17,11 +17,19 @@ from .version import __version__
 _COMMANDS = {
     "features": "run photos through a model: table, picture, feature maps",
     "convert": "convert DINOv2 checkpoints from patch size 14 to 16",
+    "export": "write a model as ONNX or as an AOTInductor package, compared with PyTorch",
     "configs": "list the packaged configs for mmdet, mmseg and detectron2; or print a path",
     "info": "list which backend runs which operator here, and why; or what a model costs",
 }
-# Import name -> package of the [cli] extra.
-_EXTRAS = {"PIL": "pillow", "rich": "rich", "matplotlib": "matplotlib"}
+# Import name -> package, and the extra that has it.
+_EXTRAS = {
+    "PIL": ("pillow", "cli"),
+    "rich": ("rich", "cli"),
+    "matplotlib": ("matplotlib", "cli"),
+    "onnx": ("onnx", "export"),
+    "onnxscript": ("onnxscript", "export"),
+    "onnxruntime": ("onnxruntime", "export"),
+}
 
 
 @tidy_termination()
@@ -45,11 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return status
     except ModuleNotFoundError as error:
-        package = _EXTRAS.get((error.name or "").partition(".")[0])
-        if package is None:
+        found = _EXTRAS.get((error.name or "").partition(".")[0])
+        if found is None:
             raise
+        package, extra = found
         sys.stderr.write(
-            f"error: this command needs {package}: pip install 'vitadapter_fast[cli]'\n"
+            f"error: this command needs {package}: pip install 'vitadapter_fast[{extra}]'\n"
         )
         return 1
     except KeyboardInterrupt:

@@ -9,3 +9,7 @@ class BackendUnavailable(RuntimeError):
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be read, recognized or loaded; the message lists every reason."""
+
+
+class ExportError(RuntimeError):
+    """A model cannot be exported, or the file written disagrees with it; the message says why."""

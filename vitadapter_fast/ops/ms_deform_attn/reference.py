@@ -51,7 +51,7 @@ def _attend(value: Tensor, points: Tensor, weights: Tensor, call: Call) -> Tenso
     for level, (h, w) in enumerate(levels):
         size = points.new_tensor([w, h])
         if call.query_hw:
-            centers = _query_centers(call, points)  # [Q, 2] in [0, 1]
+            centers = query_centers(pairs(call.query_hw), points)  # [Q, 2] in [0, 1]
             pixels = centers[:, None, None] * size - 0.5 + points[:, :, :, level]
         else:
             pixels = points[:, :, :, level] * size - 0.5  # [B, Q, M, P, 2]
@@ -66,9 +66,10 @@ def _attend(value: Tensor, points: Tensor, weights: Tensor, call: Call) -> Tenso
     return out.view(B, M * D, Q).transpose(1, 2).to(value.dtype).contiguous()
 
 
-def _query_centers(call: Call, like: Tensor) -> Tensor:
+def query_centers(query_hw: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """Return where the queries of regular grids lie, [Q, 2] as (x, y) in [0, 1]; dtype ``like``."""
     centers = []
-    for h, w in pairs(call.query_hw):
+    for h, w in query_hw:
         y = (torch.arange(h, device=like.device, dtype=like.dtype) + 0.5) / h
         x = (torch.arange(w, device=like.device, dtype=like.dtype) + 0.5) / w
         centers.append(torch.stack((x.expand(h, w), y[:, None].expand(h, w)), -1).view(-1, 2))

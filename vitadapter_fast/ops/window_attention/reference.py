@@ -40,11 +40,13 @@ def partition_windows(tokens: Tensor, hw: tuple[int, int], size: int) -> Tensor:
         [B * rows * columns, size * size, K], windows in row-major order.
     """
     h, w = hw
+    rows, columns = _num_windows(h, size), _num_windows(w, size)
     grid = torch.unflatten(tokens, 1, hw)
-    if h % size or w % size:
-        grid = F.pad(grid, (0, 0, 0, -w % size, 0, -h % size))
-    rows = torch.unflatten(grid, 1, (-1, size))  # [B, rows, size, w, K]
-    windows = torch.unflatten(rows, 3, (-1, size)).transpose(2, 3)
+    pad_h, pad_w = rows * size - h, columns * size - w
+    if torch.compiler.is_compiling() or pad_h or pad_w:  # traced once for both
+        grid = F.pad(grid, (0, 0, 0, pad_w, 0, pad_h))
+    split = torch.unflatten(grid, 1, (rows, size))  # [B, rows, size, w, K]
+    windows = torch.unflatten(split, 3, (columns, size)).transpose(2, 3)
     return windows.flatten(0, 2).flatten(1, 2)
 
 
@@ -60,11 +62,16 @@ def merge_windows(windows: Tensor, hw: tuple[int, int], size: int) -> Tensor:
         [B, h * w, K].
     """
     h, w = hw
-    rows, columns = -(-h // size), -(-w // size)
+    rows, columns = _num_windows(h, size), _num_windows(w, size)
     B = windows.shape[0] // (rows * columns)
     split = torch.unflatten(torch.unflatten(windows, 1, (size, size)), 0, (B, rows, columns))
     grid = split.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # [B, rows * size, columns * size, K]
     return grid[:, :h, :w].flatten(1, 2)
+
+
+def _num_windows(length: int, size: int) -> int:
+    # Not -(-length // size): ONNX rounds the quotient of a negative number up.
+    return (length + size - 1) // size
 
 
 def _attend(call: Call) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,174 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Command line in; an exported file, and how far it is from PyTorch, out."""
+
+import argparse
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from .. import model as presets
+from ..checkpoint import load_checkpoint
+from ..errors import CheckpointError, ExportError
+from ..model import ViTAdapter
+from ..model.config import PRESETS
+from ..model.grid import STRIDES
+from ._onnx import MODES, export_onnx
+from ._parity import TOLERANCE, Parity
+from ._program import check_size
+from ._pt2 import export_pt2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command to a parser."""
+    parser.add_argument("--model", choices=tuple(PRESETS), default="s", help="default: s")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="DINOv2 or ViT-Adapter checkpoint in any known format; without it, weights are random",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "pt2"),
+        required=True,
+        help="onnx, or pt2: compiled by AOTInductor for this machine",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="ends in .onnx or .pt2"
+    )
+    parser.add_argument("--force", action="store_true", help="replace --out if it exists")
+    parser.add_argument(
+        "--size",
+        type=_size,
+        default=(512, 512),
+        metavar="HxW",
+        help="image in pixels, multiples of 32 (default: 512x512); others work too unless --static",
+    )
+    parser.add_argument(
+        "--static", action="store_true", help="fix the image to --size, and the batch to 1"
+    )
+    parser.add_argument(
+        "--onnx-mode",
+        choices=MODES,
+        default="gather",
+        help="standard operators only (gather, default), or TensorRT's plugin for the deformable "
+        "attention",
+    )
+    parser.add_argument(
+        "--opset", type=int, default=20, metavar="N", help="of ONNX, 18 to 23 (default: 20)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export what parsed arguments ask for; results go to stdout, errors to stderr.
+
+    Args:
+        args: From a parser with ``add_arguments``.
+
+    Returns:
+        Exit status: 0, or 1 if anything failed, a comparison with PyTorch included.
+    """
+    try:
+        _run(args)
+    except (CheckpointError, ExportError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.out.exists():
+        if args.weights is not None and os.path.realpath(args.out) == os.path.realpath(
+            args.weights
+        ):
+            raise ExportError(f"{args.out}: would be written onto the input --weights")
+        if not args.force:
+            raise ExportError(f"{args.out}: exists; --force replaces it")
+    torch.manual_seed(0)
+    model: ViTAdapter = getattr(presets, f"vit_adapter_{args.model}")().eval()
+    if args.weights is None:
+        sys.stdout.write("weights: random (seed 0): the file is of an untrained network\n")
+    else:
+        found = load_checkpoint(model, args.weights)
+        part = "" if found.format == "upstream" else ": ViT only; the adapter is random (seed 0)"
+        sys.stdout.write(f"weights: {args.weights} ({found.format}){part}\n")
+
+    H, W = args.size
+    image_size = args.size if args.static else None
+    # Another height and another width; dynamic sides start at 64.
+    check_sizes = [args.size, (max(64, H // 64 * 32), W + 32)]
+    start = time.perf_counter()
+    with _progress(f"{args.format} of vit_adapter_{args.model}"), _quiet():
+        if args.format == "pt2":
+            parities = export_pt2(model, args.out, image_size, check_sizes=check_sizes)
+        else:
+            parities = export_onnx(
+                model,
+                args.out,
+                image_size,
+                mode=args.onnx_mode,
+                opset=args.opset,
+                check_sizes=check_sizes,
+            )
+    for parity in parities:
+        sys.stdout.write(f"{_line(parity)}\n")
+    sys.stdout.write(
+        f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, "
+        f"{time.perf_counter() - start:.0f} s\n"
+    )
+
+
+def _line(parity: Parity) -> str:
+    H, W = parity.image_size
+    errors = ", ".join(
+        f"1/{stride} {error:.1e}" for stride, error in zip(STRIDES, parity.errors, strict=True)
+    )
+    return f"{H}x{W}: error relative to the peak: {errors} (allowed {TOLERANCE:.0e})"
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        H, W = map(int, text.lower().split("x"))
+        return check_size((H, W))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"must be HxW, multiples of 32 such as 512x640, got {text}"
+        ) from error
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[None]:
+    """Show that something happens, which takes a minute, if stderr is a terminal."""
+    try:
+        from rich.console import Console
+    except ImportError:
+        yield
+        return
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(f"Exporting {what}"):
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what torch's exporters say of their own dependencies."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,37 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""A path in; files that appear there complete, or not at all, out."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import ExportError
+
+
+@contextmanager
+def appearing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a path of the same name to write to, moved to ``path`` if the block ends well.
+
+    What is written beside it moves along, so that large ONNX models keep their weights' file.
+
+    Raises:
+        ExportError: The folder is missing or a file cannot be written.
+    """
+    path = Path(path)
+    if not path.parent.is_dir() or path.is_dir():
+        what = "it is a folder" if path.is_dir() else f"the folder {path.parent} does not exist"
+        raise ExportError(f"{path}: cannot be written: {what}")
+    try:
+        # In the target's folder, because only within one file system is a replacement atomic.
+        with tempfile.TemporaryDirectory(
+            prefix=f".{path.name}.", suffix=".part", dir=path.parent
+        ) as folder:
+            yield Path(folder) / path.name
+            others = sorted(each for each in Path(folder).iterdir() if each.name != path.name)
+            for each in (*others, Path(folder) / path.name):  # the one that names the others last
+                os.replace(each, path.with_name(each.name))
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error.strerror or error}") from error

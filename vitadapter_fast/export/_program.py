@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""A model in, its graph as torch.export sees it out."""
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from ..model import ViTAdapter
+from ..model.grid import SIZE_MULTIPLE
+from ..model.vit import Attention
+
+_TRACED_BATCH = 2
+_TRACED_CELLS = 33  # of 32 pixels
+
+
+def export_program(
+    model: ViTAdapter, image_size: tuple[int, int] | None = None, *, batch: int = 1
+) -> ExportedProgram:
+    """Trace a model with ``torch.export``; it may be on the meta device.
+
+    The operators of this library stay whole: ``import vitadapter_fast`` before
+    ``torch.export.load``, and they run on the fastest backend where the program runs.
+
+    Args:
+        model: In eval mode.
+        image_size: (H, W), multiples of 32, of the only images the program takes. None leaves
+            batch, H and W dynamic: any batch, H and W any multiples of 32 from 64 up.
+        batch: Images in the batch where ``image_size`` is given.
+
+    Returns:
+        A program from image, [B, I, H, W] in the dtype and on the device of the model, to four maps
+        [B, C, H / s, W / s] for s = 4, 8, 16, 32.
+
+    Raises:
+        ValueError: The model is in training mode, or a size is wrong.
+    """
+    if model.training:
+        raise ValueError("export: wanted a model in eval mode; call model.eval() first")
+    is_dynamic = image_size is None
+    hw = _traced_hw(model) if image_size is None else check_size(image_size)
+    weight = model.patch_embed.proj.weight
+    B = _TRACED_BATCH if is_dynamic else batch
+    image = torch.empty(B, model.in_chans, *hw, dtype=weight.dtype, device=weight.device)
+    cells = [SIZE_MULTIPLE * Dim(name, min=2) for name in ("cells_h", "cells_w")]
+    sizes = ({0: Dim("batch", min=1), 2: cells[0], 3: cells[1]},)
+    with torch.no_grad():
+        return torch.export.export(model, (image,), dynamic_shapes=sizes if is_dynamic else None)
+
+
+def check_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    """Return (H, W).
+
+    Raises:
+        ValueError: They are not multiples of 32.
+    """
+    H, W = image_size
+    if H < SIZE_MULTIPLE or W < SIZE_MULTIPLE or H % SIZE_MULTIPLE or W % SIZE_MULTIPLE:
+        raise ValueError(
+            f"export: image_size must be positive multiples of {SIZE_MULTIPLE}, got {H} x {W}; pad "
+            "images on the right and bottom with zeros, as the model does"
+        )
+    return H, W
+
+
+def _traced_hw(model: ViTAdapter) -> tuple[int, int]:
+    """Return (H, W) at which no grid, and no number of windows, is 1 and no two grids are equal.
+
+    torch.export and decompositions take such a chance for a rule, and say nothing. Tracing computes
+    nothing, so a large image costs no more.
+    """
+    attentions = [module for module in model.modules() if isinstance(module, Attention)]
+    largest = max(attention.window_size or 0 for attention in attentions)
+    cells = max(_TRACED_CELLS, largest + 1)  # a cell is two tokens wide
+    return cells * SIZE_MULTIPLE, (cells + 4) * SIZE_MULTIPLE
