@@ -5,9 +5,11 @@
 import ast
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 import threading
+from argparse import ArgumentParser
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +24,7 @@ from torch import distributed, nn
 from torch.distributed.run import get_args_parser
 
 import vitadapter_fast as vf
-from vitadapter_fast import ViTAdapter
+from vitadapter_fast import ViTAdapter, export
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -155,6 +157,27 @@ def test_launches_on_several_gpus(block: Block, tmp_path: Path) -> None:
     scripts = [get_args_parser().parse_args(arguments) for _, *arguments in commands]
     assert [each.nproc_per_node for each in scripts] == ["8"] * 3
     assert [each.training_script for each in scripts] == ["train.py", "train.py", "tools/train.py"]
+
+
+@runs("Export: sh")
+def test_export_commands(block: Block) -> None:
+    pip, *exports = (shlex.split(line) for line in block.text.splitlines())
+    check_pip(pip)
+    parser = ArgumentParser()
+    export.add_arguments(parser)
+    for command in exports:
+        assert command[:4] == ["python", "-m", "vitadapter_fast", "export"]
+        parsed = parser.parse_args(command[4:])
+        assert parsed.out.suffix == f".{parsed.format}"
+
+
+@runs("Export: python")
+def test_exported_package(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a model in the place of the package, which test_export_command.py loads."""
+    load = {"s.pt2": ViTAdapter(**WINDOWED).eval()}.__getitem__
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
+    maps = run_python(block)["maps"]
+    assert [each.shape[2:] for each in maps] == [(480 // s, 640 // s) for s in (4, 8, 16, 32)]
 
 
 @runs("In mmdet, mmseg and detectron2: python 2")
