@@ -29,12 +29,7 @@ def model():
 @pytest.fixture(scope="module")
 def windowed():
     """With windows far smaller, and larger, than the grids."""
-    return smallest_model(
-        depth=3,
-        interaction_indexes=[[0, 2]],
-        window_attn=[True, False, True],
-        window_size=[3, None, 80],
-    )
+    return smallest_model(window_attn=True, window_size=[3, 80])
 
 
 @pytest.fixture(scope="module")
