@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of the published models in, their settings out; and the checks of all settings."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -71,15 +73,32 @@ PRESETS = {
 }
 
 
-def check_positive(**sizes: float) -> None:
-    """Raise ValueError unless every value is positive."""
-    for name, size in sizes.items():
-        if not size > 0:
-            raise ValueError(f"ViTAdapter: {name} must be positive, got {size}")
+def check_counts(**counts: int) -> None:
+    """Raise TypeError or ValueError unless every value is a positive integer."""
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, Integral):
+            raise TypeError(f"ViTAdapter: {name} must be an integer, got {count!r}")
+    check_ratios(**counts)
+
+
+def check_ratios(**ratios: float) -> None:
+    """Raise TypeError or ValueError unless every value is a positive, finite number."""
+    check_numbers(**ratios)
+    for name, ratio in ratios.items():
+        if not 0 < ratio < math.inf:
+            raise ValueError(f"ViTAdapter: {name} must be positive, got {ratio}")
+
+
+def check_numbers(**values: float) -> None:
+    """Raise TypeError unless every value is a number."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"ViTAdapter: {name} must be a number, got {value!r}")
 
 
 def check_rates(**rates: float) -> None:
-    """Raise ValueError unless every value is in [0, 1)."""
+    """Raise TypeError or ValueError unless every value is a number in [0, 1)."""
+    check_numbers(**rates)
     for name, rate in rates.items():
         if not 0 <= rate < 1:
             raise ValueError(f"ViTAdapter: {name} must be at least 0 and below 1, got {rate}")
@@ -114,8 +133,14 @@ def stage_bounds(interaction_indexes: Sequence[Sequence[int]], depth: int) -> li
         depth: ViT blocks.
 
     Raises:
+        TypeError: They are no lists.
         ValueError: The stages do not cover all blocks once and in order.
     """
+    stages = interaction_indexes
+    if not isinstance(stages, Sequence) or not all(isinstance(each, Sequence) for each in stages):
+        raise TypeError(
+            f"ViTAdapter: interaction_indexes must be a list of [first, last], got {stages!r}"
+        )
     expected = 0
     bounds = []
     for indexes in interaction_indexes:

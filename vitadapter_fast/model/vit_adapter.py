@@ -14,8 +14,10 @@ from typing_extensions import Self
 from .config import (
     PRESETS,
     check_choice,
-    check_positive,
+    check_counts,
+    check_numbers,
     check_rates,
+    check_ratios,
     check_sizes,
     stage_bounds,
     windows_of,
@@ -140,22 +142,25 @@ class ViTAdapter(nn.Module):
                 convolutions on tensor cores want them; shapes and values are the same.
 
         Raises:
+            TypeError: A setting is of another type.
             ValueError: A setting is out of range or disagrees with another.
             CheckpointError: ``pretrained`` does not fit.
         """
         super().__init__()
-        check_positive(
+        check_counts(
             num_heads=num_heads,
             conv_inplane=conv_inplane,
             n_points=n_points,
             in_chans=in_chans,
             deform_num_heads=deform_num_heads,
-            cffn_ratio=cffn_ratio,
-            deform_ratio=deform_ratio,
             embed_dim=embed_dim,
             depth=depth,
-            mlp_ratio=mlp_ratio,
+            patch_size=patch_size,
+            img_size=img_size,
+            pretrain_size=pretrain_size,
         )
+        check_ratios(cffn_ratio=cffn_ratio, deform_ratio=deform_ratio, mlp_ratio=mlp_ratio)
+        check_numbers(init_values=init_values)
         check_rates(
             drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
         )
