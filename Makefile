@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 PYTHON ?= python
-CPP := $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
+CPP := $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/sanitizers/*.cpp')
 
 .PHONY: demo train-demo test fuzz sanitize tsan lint bench gpu
 
@@ -16,11 +16,13 @@ test:
 	$(PYTHON) -m pytest -q -n 2 --dist loadfile
 
 FUZZ_SECONDS ?= 300
-RANDOM_CALLS := $(PYTHON) -m pytest -q tests/ops/test_random_cases.py tests/ops/test_hostile_calls.py
+RANDOM_CALLS := $(PYTHON) -m pytest -q tests/ops/test_random_cases.py
+HOSTILE_CALLS := $(PYTHON) -m pytest -q tests/ops/test_hostile_calls.py
 
-fuzz:  ## 20,000 random and hostile calls, then the checkpoint reader and the extension under atheris
-	VITADAPTER_FUZZ=15 $(RANDOM_CALLS) -k "not cuda and not triton"
-	VITADAPTER_FUZZ=2 $(RANDOM_CALLS) -k "cuda or triton"
+fuzz:  ## 22,000 random and hostile calls, then the checkpoint reader and the extension under atheris
+	VITADAPTER_FUZZ=6 $(RANDOM_CALLS) -k "not cuda and not triton"
+	VITADAPTER_FUZZ=25 $(HOSTILE_CALLS) -k "not cuda and not triton"
+	VITADAPTER_FUZZ=2 $(RANDOM_CALLS) tests/ops/test_hostile_calls.py -k "cuda or triton"
 	mkdir -p build/fuzz
 	cd build/fuzz && $(PYTHON) ../../tests/fuzz/checkpoint.py -max_total_time=$(FUZZ_SECONDS)
 	cd build/fuzz && $(PYTHON) ../../tests/fuzz/bindings.py -max_total_time=$(FUZZ_SECONDS)

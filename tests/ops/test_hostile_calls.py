@@ -240,6 +240,8 @@ def check(name: str, backend: str | None, seed: int, some: list[tuple[int, str, 
         return
     if got["out"].is_meta or (isinstance(window, int) and window > 100):
         return
+    if "value" in call and not call["value"].isfinite().all():
+        return  # what is outside reads 0 times a pixel inside: which, is each backend's own choice
     wanted = results(op, call, "reference")
     if any(isinstance(value, Tensor) and value.isinf().any() for value in call.values()):
         # Gradients there are 0 x infinity, or not, with the order of multiplications.

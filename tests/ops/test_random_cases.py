@@ -75,8 +75,8 @@ window_cases = st.builds(
     batch=st.integers(0, 2),
     heads=st.integers(2, 3),
     channels=st.sampled_from([5, 8, 16, 17, 32, 64]),
-    # Not one token: its few numbers have an error that says little of what others may have.
-    hw=SIZES.filter(lambda hw: hw[0] * hw[1] > 3),
+    # Not few tokens: the largest error of few numbers says little of what others may have.
+    hw=SIZES.filter(lambda hw: hw[0] * hw[1] > 11),
     window_size=st.sampled_from([1, 2, 3, 4, 7, 14]),
 )
 attention = {
@@ -84,7 +84,7 @@ attention = {
     "case": attention_cases,
     "dtype": DTYPES,
     "seed": st.integers(0, 999),
-    "spread": st.floats(0, 9),
+    "spread": st.floats(0.5, 9),  # at 0 the points coincide, and no gradient of a logit is left
 }
 patches = {
     "ways": layouts,
