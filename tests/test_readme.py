@@ -192,9 +192,10 @@ def test_optimizer(block: Block) -> None:
 @runs("Contributing: sh")
 def test_contributors_commands(block: Block, tmp_path: Path) -> None:
     calls = run_shell(block, tmp_path, ["pip", "make", ".ci/run"])
-    pip, make, gate, everything = calls
+    pip, make, gate, fuzz, sanitize, everything = calls
     check_pip(pip)
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert make[0] == "make" and set(make[1:]) <= set(targets)
+    for command in (make, fuzz, sanitize):
+        assert command[0] == "make" and set(command[1:]) <= set(targets)
     assert gate[0] == "python" and (ROOT / gate[1]).is_file() and gate[2:] == []
     assert everything == ["run"] and (ROOT / ".ci" / "run").stat().st_mode & 0o100
