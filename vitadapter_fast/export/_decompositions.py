@@ -80,8 +80,8 @@ def sample_by_plugin(
 ) -> Tensor:
     """Name the plugin that TensorRT brings for this; see ``Sample``.
 
-    Version 1 runs on TensorRT 8.4 to 10; 10.11 calls it deprecated and adds version 2, which has
-    the same inputs and attributes.
+    Version 1 is the older: TensorRT 10.11 deprecates it for version 2, which has the same inputs
+    and attributes.
 
     Source: https://github.com/NVIDIA/TensorRT, plugin/multiscaleDeformableAttnPlugin/README.md; its
     parser finds plugins by the name of the node and these attributes, in any domain.
