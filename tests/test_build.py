@@ -100,7 +100,7 @@ def test_wrong_sizes_never_reach_a_kernel() -> None:
     sizes = {"value_shape": [1, 4, 1, 8], "queries": 1, "num_points": 1, "query_hw": []}
     codes = {"value_dtype": 0, "points_dtype": 0, "weights_dtype": 0}
     strides = {"value_strides": (32, 8), "points_strides": (2, 2), "weights_strides": (1, 1)}
-    pointers = {"value": 0, "points": 0, "weights": 0}
+    pointers = dict.fromkeys(("value", "points", "weights", "out"), 64)  # never read
     with pytest.raises(ValueError, match="level sizes do not add up"):
         _C.ms_deform_attn_forward_cpu(**pointers, **codes, **strides, **sizes, level_hw=[2, 3])
     with pytest.raises(ValueError, match="pairs"):

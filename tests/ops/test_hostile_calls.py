@@ -244,8 +244,9 @@ def check(name: str, backend: str | None, seed: int, some: list[tuple[int, str, 
         return  # what is outside reads 0 times a pixel inside: which, is each backend's own choice
     wanted = results(op, call, "reference")
     if any(isinstance(value, Tensor) and value.isinf().any() for value in call.values()):
-        # Gradients there are 0 x infinity, or not, with the order of multiplications.
-        got = {"out": got["out"]}
+        # Gradients are 0 x infinity, or not, with the order of multiplications; torch's convolution
+        # on the CPU makes NaN of an infinite bias.
+        got = {"out": got["out"].where(~wanted["out"].isnan(), float("nan"))}
     for which, tensor in got.items():
         narrow = tensor.dtype in (torch.float16, torch.bfloat16)
         torch.testing.assert_close(
