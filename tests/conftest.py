@@ -12,6 +12,12 @@ if not torch.cuda.is_available():
     # Before anything imports triton, which decides at its import: kernels then run on the CPU.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each worker has a core. Threads that wait for one another's turn would take three times as
+    # long; what depends on their number is tested with numbers of its own.
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 

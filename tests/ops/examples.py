@@ -15,10 +15,15 @@ from typing import Any
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import providers
 from torch import Tensor
 
 FACTOR = float(os.environ.get("VITADAPTER_FUZZ", "1"))
 RUNS: Counter[str] = Counter()  # by test
+
+# Hypothesis draws numbers that it finds in the source of modules beside the test, of those that are
+# imported by then: the examples would differ from run to run.
+providers.is_local_module_file = lambda path: False
 
 
 def calls(count: int) -> Callable[[Any], Any]:

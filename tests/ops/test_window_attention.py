@@ -67,7 +67,23 @@ def check(
     got = results(case, qkv.to(device), backend, cotangent)
     for name, tensor in got.items():
         assert tensor.dtype == dtype
-        assert_close(tensor.cpu(), reference[name], truth[name], name)
+        more = rounding_of_slopes(qkv, cotangent) if (name, backend) == ("qkv", "triton") else 0.0
+        assert_close(tensor.cpu(), reference[name], truth[name], name, more)
+
+
+def rounding_of_slopes(qkv: Tensor, cotangent: Tensor) -> float:
+    """Return what rounding may leave of a logit's gradient where it cancels.
+
+    grad . value - grad . out is zero for a query that sees one key; the reference computes both in
+    the same order, a kernel in two passes does not.
+    """
+    if qkv.numel() == 0:
+        return 0.0
+    query, key, value = qkv.double().unbind(2)
+    grad = cotangent.double().view(value.shape)
+    slope = grad.norm(dim=-1).amax() * value.norm(dim=-1).amax()
+    largest = torch.maximum(query.abs().amax(), key.abs().amax()) * qkv.shape[-1] ** -0.5
+    return (slope * largest).item() * torch.finfo(qkv.dtype).eps / 4
 
 
 def composition(case: WindowCase, qkv: Tensor) -> Tensor:
