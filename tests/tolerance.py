@@ -7,6 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+# On every budget. Random calls have more: where a result is few numbers, the largest error of the
+# reference says little of what another order of the same sums may have.
+slack = 1.0
+
 
 def max_err(got: Tensor, truth: Tensor) -> float:
     """Largest absolute difference; infinite where exactly one side is not finite."""
@@ -27,7 +31,7 @@ def budget(reference: Tensor, truth: Tensor, dtype: torch.dtype) -> float:
     eps = torch.finfo(dtype).eps
     scale = eps / torch.finfo(reference.dtype).eps
     one_sided = 2 * scale * max_err(reference, truth) + 4 * eps * peak
-    return 2 * one_sided if dtype == torch.float64 else one_sided
+    return slack * (2 * one_sided if dtype == torch.float64 else one_sided)
 
 
 def assert_close(
