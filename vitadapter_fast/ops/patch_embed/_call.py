@@ -47,10 +47,11 @@ def check(call: Call) -> None:
             "patch_embed: image must be [B, I, H, W] and weight [C, I, p, p], "
             f"got {tuple(image.shape)} and {tuple(weight.shape)}"
         )
-    C, _, patch_h, patch_w = weight.shape
-    if patch_h < 1 or patch_w < 1:
+    C, in_chans, patch_h, patch_w = weight.shape
+    if min(in_chans, patch_h, patch_w) < 1:
         raise ValueError(
-            f"patch_embed: weight must have patches of a pixel or more, got {tuple(weight.shape)}"
+            "patch_embed: weight must have an input channel and patches of a pixel or more, got "
+            f"{tuple(weight.shape)}"
         )
     if image.shape[2] < patch_h or image.shape[3] < patch_w:
         raise ValueError(
