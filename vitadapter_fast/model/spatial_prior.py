@@ -2,10 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image in; features at 1/4 and prior tokens at 1/8, 1/16 and 1/32 out."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import bands
 from .grid import map_to_tokens
 from .norm import as_affine, is_constant, make_norm, normalize
 from .plain import has_hooks, is_plain
@@ -68,6 +71,11 @@ def conv_norm_relu(x: Tensor, layers: nn.Sequential) -> Tensor:
 
     A batch norm that uses its running statistics is folded into its convolution.
     """
+    if has_hooks(layers):
+        result: Tensor = layers(x)
+        return result
+    if bands.take(x) and (chain := _as_chain(layers)) is not None:
+        return bands.in_bands(x, chain)
     rest = iter(layers)
     for layer in rest:
         if not isinstance(layer, nn.Conv2d):
@@ -75,14 +83,46 @@ def conv_norm_relu(x: Tensor, layers: nn.Sequential) -> Tensor:
             continue
         norm, relu = next(rest), next(rest)
         if is_constant(norm) and is_plain(layer, nn.Conv2d):
-            scale, shift = as_affine(norm)
-            weight = layer.weight * scale[:, None, None, None]
-            x = relu(F.conv2d(x, weight, shift, layer.stride, layer.padding))
+            weight, bias = _folded(layer, norm)
+            x = relu(F.conv2d(x, weight, bias, layer.stride, layer.padding))
         elif type(relu) is nn.ReLU and not has_hooks(relu):
             x = normalize(norm, layer(x), relu=True)
         else:
             x = relu(norm(layer(x)))
     return x
+
+
+def _folded(layer: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a convolution without bias and a constant norm after it."""
+    scale, shift = as_affine(norm)
+    return layer.weight * scale[:, None, None, None], shift
+
+
+def _as_chain(layers: nn.Sequential) -> list[bands.Layer] | None:
+    """Return convolutions with constant norm and ReLU, and max pools, as a chain; None for others.
+
+    ReLU leaves nothing below zero, so zeros around a map are as good to a max pool as its own.
+    """
+    chain: list[bands.Layer] = []
+    rest = iter(layers)
+    for layer in rest:
+        if type(layer) is nn.MaxPool2d and chain and not has_hooks(layer):
+            pool = partial(F.max_pool2d, kernel_size=3, stride=2, padding=(0, 1))
+            chain.append(bands.Layer(pool, 2, chain[-1].channels))
+            continue
+        norm, relu = next(rest, layer), next(rest, layer)
+        if not (is_plain(layer, nn.Conv2d) and is_constant(norm)):
+            return None
+        if type(relu) is not nn.ReLU or has_hooks(relu):
+            return None
+        assert isinstance(layer, nn.Conv2d)
+        run = partial(_conv_relu, *_folded(layer, norm), layer.stride)
+        chain.append(bands.Layer(run, layer.stride[0], layer.out_channels))
+    return chain if len(chain) > 1 else None
+
+
+def _conv_relu(weight: Tensor, bias: Tensor, stride: tuple[int, ...], x: Tensor) -> Tensor:
+    return F.conv2d(x, weight, bias, stride, (0, 1)).relu_()
 
 
 def _project(feature_map: Tensor, layer: nn.Conv2d, embed: Tensor) -> Tensor:
