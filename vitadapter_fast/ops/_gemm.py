@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _token_rows
+from . import _native, _token_rows
 
 _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 _PIECE = 2688  # rows
+_HEAP_BYTES = _native.HEAP_BYTES
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -34,12 +35,37 @@ def linear(
         plus: [N, C] or None.
     """
     product: Tensor
-    if _by_onednn(rows, weight):
-        product = _ONEDNN(rows, weight, bias, "none", [], "")
-    else:
+    if not _by_onednn(rows, weight):
         product = F.linear(rows, weight, bias)
+    elif _is_better_in_pieces(rows, weight):
+        return _in_pieces(rows, weight, bias, plus)
+    else:
+        product = _ONEDNN(rows, weight, bias, "none", [], "")
     # Not oneDNN's fused sum: 5376 x 384 x 384 takes 4.5 ms and with that 7.4.
     return product if plus is None else product.add_(plus)
+
+
+def _is_better_in_pieces(rows: Tensor, weight: Tensor) -> bool:
+    piece_bytes = _PIECE * weight.shape[0] * 4
+    is_large = rows.shape[0] * weight.shape[0] * 4 > _HEAP_BYTES
+    return is_large and piece_bytes <= _HEAP_BYTES and _token_rows.is_ours(rows)
+
+
+def _in_pieces(rows: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None) -> Tensor:
+    """Return ``linear`` in memory of few, large pages, which oneDNN's own is not.
+
+    22050 x 192 x 384 takes 12.0 ms instead of 18.1, with a sum 12.8 instead of 20.1.
+    """
+    out = rows.new_empty(rows.shape[0], weight.shape[0])
+    _native.output_address(out)
+    for i, some_rows in enumerate(torch.split(rows, _PIECE)):
+        place = slice(i * _PIECE, i * _PIECE + some_rows.shape[0])
+        product = _ONEDNN(some_rows, weight, bias, "none", [], "")
+        if plus is None:
+            out[place] = product
+        else:
+            torch.add(product, plus[place], out=out[place])
+    return out
 
 
 def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:

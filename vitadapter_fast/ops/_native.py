@@ -18,6 +18,9 @@ from ..version import __version__
 
 _log = logging.getLogger("vitadapter_fast")
 
+# glibc's malloc maps larger buffers anew for every use, and the system fills them with zeros.
+HEAP_BYTES = 32 * 2**20
+
 _LARGE_BYTES = 4 * 2**20
 _DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 
