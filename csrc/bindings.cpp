@@ -297,11 +297,16 @@ void def_resize_add(py::module_& module, const char* name) {
 }
 
 void normalize_rows(Address rows, Address weight, Address bias, std::pair<int64_t, int64_t> shape,
-                    double eps, Address out, Address mean, Address rstd, int num_threads) {
-  const NormalizeRowsParams p{pointer<float>(rows), pointer<float>(weight), pointer<float>(bias),
-                              shape.first,          shape.second,           eps,
-                              pointer<float>(out),  pointer<float>(mean),   pointer<float>(rstd),
-                              threads(num_threads)};
+                    double eps, Address out, Address mean, Address rstd, Address grad, Address plus,
+                    Address grad_weight, Address grad_bias, int num_threads) {
+  const auto at = pointer<float>;
+  const NormalizeRowsParams p{at(rows),      at(weight),
+                              at(bias),      shape.first,
+                              shape.second,  eps,
+                              at(out),       at(mean),
+                              at(rstd),      at(grad),
+                              at(plus),      at(grad_weight),
+                              at(grad_bias), threads(num_threads)};
   WithoutLock without_lock;
   normalize_rows_cpu(p);
 }
@@ -368,7 +373,8 @@ PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
   def_batch_norm<batch_norm_forward_cpu>(module, "batch_norm_forward_cpu");
   def_batch_norm<batch_norm_backward_cpu>(module, "batch_norm_backward_cpu");
   module.def("normalize_rows_cpu", &normalize_rows, py::kw_only(), "rows"_a, "weight"_a, "bias"_a,
-             "shape"_a, "eps"_a, "out"_a, "mean"_a, "rstd"_a, "num_threads"_a = 1);
+             "shape"_a, "eps"_a, "out"_a, "mean"_a, "rstd"_a, "grad"_a = 0, "plus"_a = 0,
+             "grad_weight"_a = 0, "grad_bias"_a = 0, "num_threads"_a = 1);
   module.def("transpose_rows_cpu", &transpose_rows, py::kw_only(), "rows"_a, "stride"_a, "shape"_a,
              "out"_a, "num_threads"_a = 1);
   module.def("gelu_rows_cpu", &gelu_rows, py::kw_only(), "rows"_a, "count"_a, "out"_a, "grad"_a = 0,

@@ -23,6 +23,7 @@ void normalize_rows_cpu(const NormalizeRowsParams& p) {
   VITADAPTER_CHECK(p.channels > 0, "normalize_rows: there must be a channel");
   check_memory(kOp, volume(kOp, {p.num_rows, p.channels}),
                {p.rows, p.weight, p.bias, p.out, p.mean, p.rstd});
+  if (p.grad) check_memory(kOp, p.channels, {p.grad_weight, p.grad_bias});
   VITADAPTER_CPU_DISPATCH(normalize_rows, p);
 }
 

@@ -15,9 +15,12 @@ struct NormalizeRowsParams {
   const float* bias;           // [C]
   int64_t num_rows, channels;  // N C
   double eps;
-  float* out;   // [N, C]
-  float* mean;  // [N]
-  float* rstd;  // [N], 1 / sqrt(variance + eps)
+  float* out;         // [N, C]
+  float* mean;        // [N]
+  float* rstd;        // [N], 1 / sqrt(variance + eps)
+  float* grad;        // [N, C], gradient of `out`, which becomes that of `rows` + plus; or null
+  const float* plus;  // [N, C] or null
+  float *grad_weight, *grad_bias;  // [C], with `grad`
   int num_threads;
 };
 

@@ -42,7 +42,7 @@ def test_norm_linear_is_norm_then_layers(
     norm = randomized(nn.LayerNorm(shape[2], eps=1e-6), dtype)
     layers = [randomized(nn.Linear(shape[2], size, bias=has_bias), dtype) for size in sizes]
     x = torch.randn(shape, dtype=dtype, requires_grad=True)
-    out = norm_linear(x, norm, *layers)
+    out, _ = norm_linear(x, norm, *layers)
     wanted = torch.cat([layer(norm(x)) for layer in layers], -1)
     torch.testing.assert_close(out, wanted)
     assert "_NormLinear" in type(out.grad_fn).__name__
@@ -97,7 +97,7 @@ def test_gradcheck(activation: str) -> None:
     kept = torch.tensor([2.0], dtype=torch.float64).view(1, 1, 1)
 
     def branch(x: Tensor, gamma: Tensor, *_: Tensor) -> Tensor:
-        hidden = norm_linear(x, norm, layer)
+        hidden, x = norm_linear(x, norm, layer)
         return residual_linear(x, hidden, back, activation=activation, gamma=gamma, kept=kept)
 
     x = torch.randn(1, 3, 4, dtype=torch.float64, requires_grad=True)
@@ -109,7 +109,7 @@ def test_cotangents_and_inputs_of_any_strides() -> None:
     norm, layer = randomized(nn.LayerNorm(8), torch.float32), nn.Linear(8, 8)
     x = torch.randn(2, 8, 9).transpose(1, 2).requires_grad_()
     hidden = torch.randn(2, 9, 16)[..., ::2].requires_grad_()
-    out = residual_linear(x, hidden, layer) + norm_linear(x, norm, layer)
+    out = residual_linear(x, hidden, layer) + norm_linear(x, norm, layer)[0]
     wanted = x + layer(hidden) + layer(norm(x))
     for cotangent in (torch.ones(()).expand_as(out), torch.randn(9, 2, 8).transpose(0, 1)):
         inputs = [x, hidden, layer.weight, layer.bias, norm.weight]
@@ -123,7 +123,7 @@ def test_gradients_that_nobody_needs_are_not_made() -> None:
     norm, layer = nn.LayerNorm(8), nn.Linear(8, 8)
     layer.requires_grad_(False)
     x = torch.randn(1, 4, 8, requires_grad=True)
-    hidden = norm_linear(x, norm, layer)
+    hidden, _ = norm_linear(x, norm, layer)
     residual_linear(x.detach(), hidden, layer, activation="gelu").sum().backward()
     assert x.grad is not None and layer.weight.grad is None
     assert norm.weight.grad is not None
@@ -139,7 +139,7 @@ def test_autocast_is_as_close_as_that_of_torch(low: torch.dtype, activation: str
     x = torch.randn(2, 50, 64, requires_grad=True)
 
     def ours(x: Tensor) -> Tensor:
-        hidden = norm_linear(x, norm, layer)
+        hidden, x = norm_linear(x, norm, layer)
         return residual_linear(x, hidden, back, activation=activation, gamma=gamma)
 
     def theirs(x: Tensor) -> Tensor:
@@ -169,7 +169,8 @@ def test_low_precision_modules(dtype: torch.dtype) -> None:
     gamma, x = torch.rand(32), torch.randn(1, 40, 32)
     wanted = x + gamma * layer(norm(x))
     norm, layer, gamma, x = norm.to(dtype), layer.to(dtype), gamma.to(dtype), x.to(dtype)
-    out = residual_linear(x, norm_linear(x, norm, layer), nn.Linear(32, 32).to(dtype), gamma=gamma)
+    hidden, x = norm_linear(x, norm, layer)
+    out = residual_linear(x, hidden, nn.Linear(32, 32).to(dtype), gamma=gamma)
     assert out.dtype == dtype
     out = residual_linear(x, norm(x), layer, gamma=gamma)
     torch.testing.assert_close(out.float(), wanted, rtol=0, atol=8 * torch.finfo(dtype).eps)
@@ -185,7 +186,7 @@ class Adapted(nn.Linear):
 def test_layers_of_others_are_called() -> None:
     norm, layer = nn.LayerNorm(8), Adapted(8, 8)
     x = torch.randn(1, 4, 8)
-    torch.testing.assert_close(norm_linear(x, norm, layer), layer(norm(x)))
+    torch.testing.assert_close(norm_linear(x, norm, layer)[0], layer(norm(x)))
     torch.testing.assert_close(residual_linear(x, x, layer), x + layer(x))
 
 
@@ -218,7 +219,7 @@ def test_only_what_the_activation_reads_is_kept() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        hidden = norm_linear(x, norm, layer)
+        hidden, x = norm_linear(x, norm, layer)
         residual_linear(x, hidden, back, activation="gelu", gamma=gamma)
     tokens, statistics, preactivation = 800, 100, 3200
     large = sorted(count for count in kept if count >= 100 and count not in (256,))

@@ -96,8 +96,8 @@ LAUNCHERS = [
     ),
     Launcher(
         ("normalize_rows_cpu",),
-        ("rows", "weight", "bias"),
-        ("out", "mean", "rstd"),
+        ("rows", "weight", "bias", "plus"),
+        ("out", "mean", "rstd", "grad", "grad_weight", "grad_bias"),
         {"shape": (14, 24)},
         {"eps": 1e-5},
     ),

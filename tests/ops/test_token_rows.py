@@ -36,6 +36,32 @@ def test_normalized_rows_are_those_of_layer_norm(shape: tuple[int, ...]) -> None
         assert max_err(result, wanted) <= budget(theirs, wanted, torch.float32)
 
 
+def gradients(dtype: torch.dtype, grad: Tensor, *of: Tensor) -> list[Tensor]:
+    leaves = [tensor.to(dtype).requires_grad_() for tensor in of]
+    return list(torch.autograd.grad(layer_norm(*leaves)[0], leaves, grad.to(dtype)))
+
+
+@pytest.mark.parametrize("has_plus", [True, False])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradients_are_those_of_layer_norm(shape: tuple[int, ...], has_plus: bool) -> None:
+    x, weight, bias = inputs(shape)
+    grad, plus = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+    plus = plus.transpose(0, 1).contiguous().transpose(0, 1)
+    truth = gradients(torch.float64, grad, x, weight, bias)
+    of_torch = gradients(torch.float32, grad, x, weight, bias)
+    if has_plus:
+        truth[0], of_torch[0] = truth[0] + plus, of_torch[0] + plus
+    normalized, _, rstd = layer_norm(x, weight, bias)
+    # What rounding leaves where grad and its mean cancel.
+    rounding = 2**-22 * ((grad * weight).abs().max() * rstd.max()).item()
+    out, *of_norm = _token_rows.normalize_backward(
+        grad, x, weight, bias, 1e-6, plus if has_plus else None
+    )
+    torch.testing.assert_close(out, normalized)
+    for got, theirs, wanted in zip((grad, *of_norm), of_torch, truth, strict=True):
+        assert max_err(got, wanted) <= budget(theirs, wanted, torch.float32) + rounding
+
+
 def test_strided_tokens_are_normalized_as_dense_ones() -> None:
     x, weight, bias = inputs((2, 9, 16))
     dense = _token_rows.normalize(x, weight, bias, 1e-6)[0].clone()
@@ -76,8 +102,10 @@ def test_results_are_bit_equal_for_any_number_of_threads() -> None:
 
     def run() -> dict[str, Tensor]:
         out, mean, rstd = _token_rows.normalize(x, weight, bias, 1e-6)
-        columns = _token_rows.transpose(x[0]).clone()
-        return {"out": out.clone(), "mean": mean, "rstd": rstd, "columns": columns}
+        results = {"out": out.clone(), "mean": mean, "rstd": rstd, "grad": x.clone()}
+        backward = _token_rows.normalize_backward(results["grad"], x, weight, bias, 1e-6, x)
+        results |= zip(("normalized", "weight", "bias"), backward, strict=True)
+        return results | {"columns": _token_rows.transpose(x[0]).clone()}
 
     assert_same_for_any_number_of_threads(run)
 

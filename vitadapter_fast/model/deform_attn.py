@@ -91,10 +91,10 @@ class DeformAttn(nn.Module):
             gamma: [C], or None for 1.
         """
         heads = (self.num_heads, self.num_levels, self.num_points)
-        value = norm_linear(feature, feature_norm, self.value_proj)
+        value, _ = norm_linear(feature, feature_norm, self.value_proj)
         value = torch.unflatten(value, 2, (self.num_heads, -1))
         # The kernels read both where the one product leaves them.
-        both = norm_linear(query, query_norm, self.sampling_offsets, self.attention_weights)
+        both, query = norm_linear(query, query_norm, self.sampling_offsets, self.attention_weights)
         offsets, logits = torch.split(both, [2 * math.prod(heads), math.prod(heads)], dim=2)
         offsets = torch.unflatten(offsets, 2, (*heads, 2))
         logits = torch.unflatten(logits, 2, heads)

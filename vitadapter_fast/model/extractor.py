@@ -91,7 +91,8 @@ class ConvFFN(nn.Module):
             norm: Normalization before the first layer.
             kept: A factor for each sample, [B, 1, 1], or None for 1.
         """
-        hidden = self.dwconv(norm_linear(c, norm, self.fc1), grids)
+        hidden, c = norm_linear(c, norm, self.fc1)
+        hidden = self.dwconv(hidden, grids)
         return residual_linear(c, hidden, self.fc2, kept=kept)
 
 

@@ -19,8 +19,11 @@ from ..ops import _gemm, _token_rows
 from .plain import is_plain, is_recorded
 
 
-def norm_linear(x: Tensor, norm: nn.LayerNorm, *layers: nn.Linear) -> Tensor:
-    """Return the results of all ``layers`` on ``norm(x)``, side by side: [B, N, sum of C].
+def norm_linear(x: Tensor, norm: nn.LayerNorm, *layers: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Return the results of all ``layers`` on ``norm(x)``, side by side, [B, N, sum of C], and x.
+
+    Whoever reads x again, as a residual does, reads this one: then its two gradients are added on
+    the way, while they are in the cache.
 
     Args:
         x: Tokens, [B, N, K].
@@ -31,10 +34,10 @@ def norm_linear(x: Tensor, norm: nn.LayerNorm, *layers: nn.Linear) -> Tensor:
     if dtype is None or len({layer.bias is None for layer in layers}) > 1:
         normalized = norm(x)
         outs = [layer(normalized) for layer in layers]
-        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
+        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1), x
     weights = [layer.weight for layer in layers]
     biases = [layer.bias for layer in layers]
-    result: Tensor = _NormLinear.apply(  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor] = _NormLinear.apply(  # type: ignore[no-untyped-call]
         x, norm.weight, norm.bias, norm.eps, dtype, *weights, *biases
     )
     return result
@@ -138,7 +141,7 @@ class _NormLinear(torch.autograd.Function):
         eps: float,
         dtype: torch.dtype,
         *parameters: Tensor | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         normalized, mean, rstd = _normalize(x, norm_weight, norm_bias, eps)
         ctx.save_for_backward(x, mean, rstd, norm_weight, norm_bias, *parameters)
         ctx.eps, ctx.dtype = eps, dtype
@@ -146,11 +149,14 @@ class _NormLinear(torch.autograd.Function):
         weight, bias = _join(parameters[:half], dtype), _join(parameters[half:], dtype)
         assert weight is not None
         rows = _rows(normalized, dtype)
-        return _gemm.linear(rows, weight, bias).view(*x.shape[:-1], weight.shape[0])
+        ctx.set_materialize_grads(False)
+        return _gemm.linear(rows, weight, bias).view(*x.shape[:-1], weight.shape[0]), x
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, plus: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (plus, *[None] * (len(ctx.needs_input_grad) - 1))
         x, mean, rstd, norm_weight, norm_bias, *parameters = ctx.saved_tensors
         needs = ctx.needs_input_grad
         half = len(parameters) // 2
@@ -159,18 +165,28 @@ class _NormLinear(torch.autograd.Function):
         grad = _rows(grad, ctx.dtype)
 
         grads: list[Tensor | None] = [None, None, None, None, None]
+        normalized: Tensor | None = None
         if any(needs[:3]):
             weight = _join(weights, ctx.dtype)
             assert weight is not None
             source = x.to(norm_weight.dtype)
-            grad_normalized = _gemm.linear(grad, weight.t()).view(x.shape).to(source.dtype)
-            grads[:3] = torch.ops.aten.native_layer_norm_backward(
-                grad_normalized, source, x.shape[-1:], mean, rstd, norm_weight, norm_bias, needs[:3]
-            )
-            grads[0] = None if grads[0] is None else grads[0].to(x.dtype)
+            back = _gemm.linear(grad, weight.t()).view(x.shape).to(source.dtype)
+            if _token_rows.is_ours(back, x, norm_weight, norm_bias):
+                normalized, *of_norm = _token_rows.normalize_backward(
+                    back, x, norm_weight, norm_bias, ctx.eps, plus
+                )
+                grads[:3] = back, *of_norm
+            else:
+                grads[:3] = torch.ops.aten.native_layer_norm_backward(
+                    back, source, x.shape[-1:], mean, rstd, norm_weight, norm_bias, needs[:3]
+                )
+                grads[0] = None if grads[0] is None else grads[0].to(x.dtype)
+                if plus is not None and grads[0] is not None:
+                    grads[0] += plus
         grad_weights: list[Tensor | None] = [None] * half
         if any(needs[5 : 5 + half]):
-            normalized = _normalize(x, norm_weight, norm_bias, ctx.eps)[0]
+            if normalized is None:
+                normalized = _normalize(x, norm_weight, norm_bias, ctx.eps)[0]
             product = _gemm.weight_gradient(grad, _rows(normalized, ctx.dtype))
             grad_weights = list(torch.split(product.to(weights[0].dtype), sizes))
         grad_biases: list[Tensor | None] = [None] * half

@@ -141,7 +141,7 @@ class Attention(nn.Module):
             gamma: [C], or None for 1.
             kept: A factor for each sample, [B, 1, 1], or None for 1.
         """
-        qkv = norm_linear(x, norm, self.qkv)
+        qkv, x = norm_linear(x, norm, self.qkv)
         heads = torch.unflatten(qkv, 2, (3, self.num_heads, -1))
         is_dropping = self.attn_drop > 0.0 and self.training
         if self.window_size is None:
@@ -184,7 +184,7 @@ class Mlp(nn.Module):
         kept: Tensor | None = None,
     ) -> Tensor:
         """Return x + kept * gamma * mlp(norm(x)), [B, N, C]; arguments as of ``Attention``."""
-        hidden = norm_linear(x, norm, self.fc1)
+        hidden, x = norm_linear(x, norm, self.fc1)
         activation, drop = "gelu", _active_rate(self.drop)
         if drop > 0.0:
             hidden, activation = self.drop(activate(hidden, activation)), "none"
@@ -222,7 +222,7 @@ class SwiGLU(nn.Module):
         kept: Tensor | None = None,
     ) -> Tensor:
         """Return x + kept * gamma * swiglu(norm(x)), [B, N, C]; arguments as of ``Attention``."""
-        hidden = norm_linear(x, norm, self.w12)
+        hidden, x = norm_linear(x, norm, self.w12)
         drop = _active_rate(self.drop)
         return residual_linear(
             x, hidden, self.w3, activation="swiglu", gamma=gamma, kept=kept, drop=drop

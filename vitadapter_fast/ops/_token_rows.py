@@ -48,6 +48,36 @@ def normalize(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tens
         The normalized tokens, in memory that the thread's next call may write to; mean and
         1 / deviation, [..., 1].
     """
+    return _normalize(x, weight, bias, eps)
+
+
+def normalize_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float, plus: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn a gradient of ``normalize(x, ...)`` into one of ``x``, and add ``plus``, in place.
+
+    Args:
+        grad: [..., C], dense.
+        x: [..., C].
+        weight: [C].
+        bias: [C].
+        eps: Added to the variance.
+        plus: [..., C] or None.
+
+    Returns:
+        The normalized tokens, in memory that the thread's next call may write to; the gradients of
+        weight and bias, [C].
+    """
+    assert grad.is_contiguous() and grad.shape == x.shape
+    grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(bias)
+    plus = None if plus is None else plus.contiguous()
+    more = {"plus": plus, "grad_weight": grad_weight, "grad_bias": grad_bias}
+    return _normalize(x, weight, bias, eps, grad=grad, **more)[0], grad_weight, grad_bias
+
+
+def _normalize(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, **more: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
     mean, rstd = x.new_empty((*x.shape[:-1], 1)), x.new_empty((*x.shape[:-1], 1))
     out = _memory("normalized", x.numel()).view(x.shape)
@@ -61,6 +91,7 @@ def normalize(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tens
         out=_native.address(out),
         mean=_native.address(mean),
         rstd=_native.address(rstd),
+        **{name: _native.address(tensor) for name, tensor in more.items()},
         num_threads=_native.num_threads(),
     )
     return out, mean, rstd
