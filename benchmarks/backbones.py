@@ -49,6 +49,8 @@ _CHECK_GRADIENTS = (
 
 def contenders(model: str, scale: str) -> list[str]:
     """Return what is compared for a preset."""
+    if scale == "cpu_sizes":
+        return [OURS]
     found = [OURS, PLAIN]
     if os.environ.get("VITADAPTER_ORIGINAL") and model != "g":  # which the original does not have
         found.append(ORIGINAL)

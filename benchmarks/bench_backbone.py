@@ -18,6 +18,11 @@ SIZES = {
         ("l", (224, 224), 1),
         ("g", (224, 224), 1),
     ],
+    # Does the time of a pixel stay what it is? Ours alone.
+    "cpu_sizes": [
+        *(("s", (side, side), batch) for side in (224, 512) for batch in (1, 2, 8)),
+        ("s", (800, 1344), 1),
+    ],
     "gpu": [(model, hw, batch) for model in "sblg" for hw in GPU_SIZES for batch in (1, 2, 8)],
 }
 

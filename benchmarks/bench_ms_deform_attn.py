@@ -15,7 +15,7 @@ def cases(scale: str, device: str) -> list[Row]:
     if scale == "gpu":
         sizes = [(m, i, b) for m in "sblg" for i in GPU_SIZES for b in GPU_BATCHES]
     else:
-        sizes = [(model, image, 1) for model, image in MODELS[scale].items()]
+        sizes = [(model, image, 1) for model, image in MODELS.get(scale, {}).items()]
     for model, image, batch in sizes:
         for side in ("injector", "extractor"):
             for entry in ("op", "block"):

@@ -20,7 +20,7 @@ def cases(scale: str, device: str) -> list[Row]:
             "image": image,
             "batch": batch,
         }
-        for model, sizes in SIZES[scale].items()
+        for model, sizes in SIZES.get(scale, {}).items()
         for image, batch in sizes
     }
     kinds = ["patch_embed", "window_attention", "dwconv_gelu"]

@@ -22,7 +22,7 @@ import vitadapter_fast  # noqa: E402
 from vitadapter_fast import info  # noqa: E402
 
 _LIMITS = pytest.StashKey[dict[str, dict[str, float]]]()
-SCALES = ("smoke", "cpu", "gpu")
+SCALES = ("smoke", "cpu", "cpu_sizes", "gpu")
 OURS = "vitadapter_fast"
 _FLOOR_S, _ROUNDS = 0.4, (3, 25)  # time that rounds take together, if their number allows
 
