@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import WINDOWED
 from torch import Tensor, nn
 
+from vitadapter_fast import ViTAdapter
+from vitadapter_fast.model.grid import grids_of
 from vitadapter_fast.model.linear import norm_linear, residual_linear
+from vitadapter_fast.ops import _gemm
 
 ACTIVATIONS = ("none", "gelu", "swiglu")
 
@@ -224,3 +228,54 @@ def test_only_what_the_activation_reads_is_kept() -> None:
     tokens, statistics, preactivation = 800, 100, 3200
     large = sorted(count for count in kept if count >= 100 and count not in (256,))
     assert large == [statistics, statistics, tokens, preactivation]
+
+
+@pytest.fixture
+def all_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_gemm, "_PIECE", 3)
+    monkeypatch.setattr(_gemm, "_HEAP_BYTES", 3 * 4 * 1000)
+
+
+def test_maps_of_large_images_are_the_same(request: pytest.FixtureRequest) -> None:
+    model, image = ViTAdapter(**WINDOWED).eval(), torch.rand(2, 3, 160, 96)
+    with torch.no_grad():
+        wanted = model(image)
+        request.getfixturevalue("all_in_pieces")
+        got = model(image)
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("all_in_pieces")
+@pytest.mark.parametrize("seen", ["attn", "ffn", "everything", "nothing"])
+def test_only_what_nobody_sees_is_overwritten(seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    extractor = ViTAdapter(**WINDOWED).eval().interactions[0].extractor
+    grids = grids_of(torch.empty(1, 3, 160, 96))
+    x, c = torch.rand(1, 60, 32), torch.rand(1, 315, 32)
+    kept: list[tuple[Tensor, Tensor]] = []
+    asked: list[bool] = []
+    run = _gemm.linear
+
+    def linear(*args: Any, overwrites: bool = False, **kwargs: Any) -> Tensor:
+        asked.append(overwrites)
+        return run(*args, overwrites=overwrites, **kwargs)
+
+    def keep(module: nn.Module, args: Any, *out: Any) -> None:
+        kept.extend((tensor, tensor.clone()) for tensor in (*args, *out) if torch.is_tensor(tensor))
+
+    monkeypatch.setattr(_gemm, "linear", linear)
+    handle = None
+    if seen == "everything":
+        handle = nn.modules.module.register_module_forward_hook(keep)
+    elif seen == "attn":
+        extractor.attn.register_forward_hook(keep)
+    elif seen == "ffn":
+        extractor.ffn.register_forward_pre_hook(keep)
+    before = c.clone()
+    with torch.no_grad():
+        extractor(c, x, grids)
+    if handle is not None:
+        handle.remove()
+    assert torch.equal(c, before)
+    assert all(torch.equal(tensor, copy) for tensor, copy in kept)
+    assert (seen == "nothing") == (not kept) == (True in asked)

@@ -25,12 +25,14 @@ def check(got: Tensor, reference: Tensor, truth: Tensor) -> None:
 @pytest.mark.parametrize("has_plus", [True, False])
 @pytest.mark.parametrize("num_rows", [1, 10, 11, 20, 33])
 @pytest.mark.parametrize("transposed", [True, False])
+@pytest.mark.parametrize("overwrites", [True, False])
 def test_linear(
     num_rows: int,
     has_plus: bool,
     has_bias: bool,
     in_pieces: bool,
     transposed: bool,
+    overwrites: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A piece, of 10 rows, is no more than what is computed whole.
@@ -45,17 +47,18 @@ def test_linear(
     plus = numbers(num_rows, 7) if has_plus else None
     kept = None if plus is None else plus.clone()
 
-    got = _gemm.linear(rows, weight, bias, plus=plus)
+    got = _gemm.linear(rows, weight, bias, plus=plus, overwrites=overwrites)
 
     def product(dtype: torch.dtype) -> Tensor:
         out = rows.to(dtype) @ weight.t().to(dtype)
-        for more in (bias, plus):
+        for more in (bias, kept):
             out = out if more is None else out + more.to(dtype)
         return out
 
     check(got, product(torch.float32), product(torch.float64))
     assert len(calls) == (in_pieces and num_rows > 10)
-    assert plus is None or torch.equal(plus, kept)
+    if plus is not None:
+        assert torch.equal(plus, got if overwrites and calls else kept)
 
 
 def test_rows_too_wide_for_pieces_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from ..ops import dwconv_gelu
 from .deform_attn import DeformAttn
 from .grid import Grids
 from .linear import norm_linear, residual_linear
+from .plain import has_hooks
 from .vit import LAYER_NORM_EPS, DropPath
 
 
@@ -53,7 +54,9 @@ class Extractor(nn.Module):
         """Return prior tokens, [B, Q, C], from prior tokens ``c`` and ViT tokens ``x``."""
         c = self.attn(c, grids.prior_hw, self.query_norm, x, (grids.vit_hw,), self.feat_norm)
         if self.with_cffn:
-            c = self.ffn(c, grids, self.ffn_norm, self.drop_path(c))
+            # Nobody else has seen what the attention made, unless by a hook.
+            overwrites = type(self.attn) is DeformAttn and not any(map(has_hooks, self.modules()))
+            c = self.ffn(c, grids, self.ffn_norm, self.drop_path(c), overwrites)
         return c
 
 
@@ -81,7 +84,12 @@ class ConvFFN(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(
-        self, c: Tensor, grids: Grids, norm: nn.LayerNorm, kept: Tensor | None = None
+        self,
+        c: Tensor,
+        grids: Grids,
+        norm: nn.LayerNorm,
+        kept: Tensor | None = None,
+        overwrites: bool = False,
     ) -> Tensor:
         """Return c + kept * ffn(norm(c)), [B, Q, C].
 
@@ -90,10 +98,12 @@ class ConvFFN(nn.Module):
             grids: Sizes of the token grids.
             norm: Normalization before the first layer.
             kept: A factor for each sample, [B, 1, 1], or None for 1.
+            overwrites: Whether the result may come in the memory of ``c``, as in
+                ``residual_linear``.
         """
         hidden, c = norm_linear(c, norm, self.fc1)
         hidden = self.dwconv(hidden, grids)
-        return residual_linear(c, hidden, self.fc2, kept=kept)
+        return residual_linear(c, hidden, self.fc2, kept=kept, overwrites=overwrites)
 
 
 class DepthwiseConv(nn.Module):

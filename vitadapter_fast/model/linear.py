@@ -52,6 +52,7 @@ def residual_linear(
     gamma: Tensor | None = None,
     kept: Tensor | None = None,
     drop: float = 0.0,
+    overwrites: bool = False,
 ) -> Tensor:
     """Return x + kept * gamma * layer(activation(hidden)), [B, N, C].
 
@@ -64,6 +65,8 @@ def residual_linear(
         gamma: [C], or None for 1.
         kept: A factor for each sample, [B, 1, 1], without gradient; or None for 1.
         drop: Dropout rate of the layer's result; 0 outside of training.
+        overwrites: Whether the result may come in the memory of ``x``, as it does for large images
+            where no gradients are recorded.
     """
     dtype = _fused_dtype(x, layer) if drop == 0.0 else None
     if dtype is None:
@@ -76,7 +79,15 @@ def residual_linear(
         gamma = kept.flatten().expand(x.shape[2]) if gamma is None else gamma * kept.flatten()
         kept = None
     result: Tensor = _ResidualLinear.apply(  # type: ignore[no-untyped-call]
-        x, hidden, layer.weight, layer.bias, gamma, kept, activation, dtype
+        x,
+        hidden,
+        layer.weight,
+        layer.bias,
+        gamma,
+        kept,
+        activation,
+        dtype,
+        overwrites and not torch.is_grad_enabled(),
     )
     return result
 
@@ -209,6 +220,7 @@ class _ResidualLinear(torch.autograd.Function):
         kept: Tensor | None,
         activation: str,
         dtype: torch.dtype,
+        overwrites: bool,
     ) -> Tensor:
         ctx.save_for_backward(hidden, weight, bias, gamma, kept)
         ctx.activation, ctx.dtype = activation, dtype
@@ -216,7 +228,8 @@ class _ResidualLinear(torch.autograd.Function):
         scaled = _scaled(weight, gamma).to(dtype)
         shift = None if bias is None else (bias if gamma is None else gamma * bias).to(dtype)
         if kept is None and x.dtype == dtype:
-            return _gemm.linear(rows, scaled, shift, plus=_rows(x, dtype)).view(x.shape)
+            total = _gemm.linear(rows, scaled, shift, plus=_rows(x, dtype), overwrites=overwrites)
+            return total.view(x.shape)
         branch = _gemm.linear(rows, scaled, shift).view(x.shape)
         return x + branch if kept is None else torch.addcmul(x, kept.to(x.dtype), branch)
 
@@ -250,6 +263,7 @@ class _ResidualLinear(torch.autograd.Function):
             grad_weight if needs_weight else None,
             grad_bias if needs_bias else None,
             grad_gamma,
+            None,
             None,
             None,
             None,

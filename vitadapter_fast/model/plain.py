@@ -22,9 +22,10 @@ def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Return whether someone wants to see the calls of ``module``."""
+    """Return whether someone wants to see the calls of ``module``, or of all modules."""
     return bool(
-        module._forward_hooks
+        nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
+        or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
