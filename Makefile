@@ -13,7 +13,7 @@ train-demo:  ## a detector learns blood cells from scratch: scores, loss curve, 
 	$(PYTHON) -m vitadapter_fast.integrations.train_demo --data tests/data/bccd --out train_demo
 
 test:
-	$(PYTHON) -m pytest -q -n 2 --dist loadfile
+	$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 FUZZ_SECONDS ?= 300
 RANDOM_CALLS := $(PYTHON) -m pytest -q tests/ops/test_random_cases.py

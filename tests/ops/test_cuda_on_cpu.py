@@ -8,6 +8,7 @@ import pytest
 import torch
 from cases import AWKWARD, NO_QUERIES, REAL, AttnCase, make_inputs
 from cuda_on_cpu import route
+from examples import FACTOR
 from sanitized import run_sanitized
 from summing import HOW
 from test_ms_deform_attn import (
@@ -166,8 +167,9 @@ def test_calls_beyond_32_bit_indices_are_left_to_another_backend() -> None:
 
 @pytest.mark.skipif("VITADAPTER_TEST_CUDA_FLAGS" in os.environ, reason="already sanitized")
 def test_kernels_are_clean_under_address_and_undefined_behavior_sanitizers() -> None:
-    chosen = "(test_awkward_shapes and not float16 and not float64) or not_finite or not_aligned"
+    dtypes = "not float16 and not float64" + ("" if FACTOR > 1 else " and not bfloat16")
+    chosen = f"(test_awkward_shapes and {dtypes}) or not_finite or not_aligned"
     chosen += " or (test_every_specialized_kernel and 32-)"
     others = ("test_patch_embed_cuda_on_cpu", "test_dwconv_gelu_cuda_on_cpu")
-    chosen += f" or (({' or '.join(others)}) and not float16 and not float64)"
+    chosen += f" or (({' or '.join(others)}) and {dtypes})"
     run_sanitized(["test_cuda_on_cpu", *others], chosen)

@@ -186,7 +186,7 @@ def test_convolution_in_triton(case: ConvCase, ways: list[str], **how: Any) -> N
 
 
 @interpreted
-@calls(30)
+@calls(10)
 @given(**windows)
 def test_windows_in_triton(case: WindowCase, ways: list[str], **how: Any) -> None:
     check_windows(case, backend="triton", change=lay_out(ways), **how)

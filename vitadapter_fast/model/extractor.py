@@ -8,7 +8,7 @@ from ..ops import dwconv_gelu
 from .deform_attn import DeformAttn
 from .grid import Grids
 from .linear import norm_linear, residual_linear
-from .plain import has_hooks
+from .plain import is_watched
 from .vit import LAYER_NORM_EPS, DropPath
 
 
@@ -55,7 +55,7 @@ class Extractor(nn.Module):
         c = self.attn(c, grids.prior_hw, self.query_norm, x, (grids.vit_hw,), self.feat_norm)
         if self.with_cffn:
             # Nobody else has seen what the attention made, unless by a hook.
-            overwrites = type(self.attn) is DeformAttn and not any(map(has_hooks, self.modules()))
+            overwrites = type(self.attn) is DeformAttn and not is_watched(self)
             c = self.ffn(c, grids, self.ffn_norm, self.drop_path(c), overwrites)
         return c
 

@@ -22,13 +22,20 @@ def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Return whether someone wants to see the calls of ``module``, or of all modules."""
+    """Return whether someone wants to see the calls of ``module``."""
     return bool(
-        nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
-        or module._forward_hooks
+        module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
+    )
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Return whether someone may see what goes in and out of ``module`` or a part of it."""
+    return bool(
+        nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
+        or any(map(has_hooks, module.modules()))
     )
 
 
