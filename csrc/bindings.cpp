@@ -363,6 +363,7 @@ PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
   module.doc() = "Compiled kernels of vitadapter_fast; call them through vitadapter_fast.ops.";
   module.def("build_info", &build_info, "Facts of this build.");
   module.def("prefer_huge_pages", &prefer_huge_pages, "begin"_a, "bytes"_a);
+  module.def("prefer_huge_pages_next", &prefer_huge_pages_next, "bytes"_a);
   def_ms_deform_attn<ms_deform_attn_forward_cpu>(module, "ms_deform_attn_forward_cpu");
   def_ms_deform_attn<ms_deform_attn_backward_cpu>(module, "ms_deform_attn_backward_cpu");
   def_dwconv_gelu<dwconv_gelu_forward_cpu>(module, "dwconv_gelu_forward_cpu");

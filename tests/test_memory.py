@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -58,3 +59,55 @@ def test_an_output_keeps_its_place_and_what_is_in_it(numel: int) -> None:
 
 def test_no_output_has_no_address() -> None:
     assert _native.output_address(None) == 0
+
+
+COUNT_FAULTS_OF_PRODUCTS = """
+import resource, sys
+import torch
+from vitadapter_fast.ops import _gemm, _native
+if sys.argv[1] == "leave":
+    _native.expect_output = lambda nbytes: None
+torch.set_num_threads(1)
+rows, weight = torch.ones(2048, 16), torch.ones(1024, 16)
+_gemm.linear(rows[:1], weight)
+torch.ones(2**22)  # a freed block, after which malloc takes such sizes from the heap
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+products = [_gemm.linear(rows, weight) for _ in range(8)]  # 8 MiB, 2**11 pages each
+sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
+"""
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not HUGE_PAGES.exists() or "[madvise]" not in HUGE_PAGES.read_text(),
+    reason="the system has no huge pages for who asks, or for all",
+)
+def test_products_of_other_libraries_come_in_huge_pages() -> None:
+    faults = {}
+    for mode in ("ask", "leave"):
+        command = [sys.executable, "-c", COUNT_FAULTS_OF_PRODUCTS, mode]
+        env = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        faults[mode] = int(done.stdout)
+    assert faults["leave"] > 8 * 2**10
+    assert faults["ask"] < faults["leave"] / 2
+
+
+@pytest.mark.parametrize("numel", [0, 2**18 - 1, 2**18, 2**22])
+def test_memory_made_ready_holds_what_is_put_there(numel: int) -> None:
+    kept = torch.arange(2**20, dtype=torch.float32)
+    _native.expect_output(4 * numel)
+    fresh = torch.arange(numel, dtype=torch.float32)
+    assert torch.equal(kept, torch.arange(2**20, dtype=torch.float32))
+    assert torch.equal(fresh.double(), torch.arange(numel, dtype=torch.float64))
+
+
+def test_more_memory_than_there_is_cannot_be_made_ready() -> None:
+    module, _ = _native._load()
+    assert module is not None
+    kept = torch.arange(2**20)
+    module.prefer_huge_pages_next(2**62)  # malloc has none; nothing is asked
+    module.prefer_huge_pages_next(0)
+    assert torch.equal(kept, torch.arange(2**20))
+    with pytest.raises(TypeError):
+        module.prefer_huge_pages_next(-1)

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -22,6 +23,19 @@ inline void prefer_huge_pages(uintptr_t begin, uint64_t bytes) {
   if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #else
   (void)begin, (void)bytes;
+#endif
+}
+
+// Asks for huge pages under what malloc hands out next, in this thread: libraries that allocate
+// their results themselves do not ask. malloc puts a freed block in front of all others.
+inline void prefer_huge_pages_next(uint64_t bytes) {
+#if defined(MADV_HUGEPAGE) && defined(__GLIBC__)
+  void* block = std::malloc(bytes);
+  if (block == nullptr) return;
+  prefer_huge_pages(reinterpret_cast<uintptr_t>(block), bytes);
+  std::free(block);
+#else
+  (void)bytes;
 #endif
 }
 

