@@ -152,7 +152,8 @@ class _LargestSum(torch.autograd.Function):
         ctx.vit_shape = None if vit_map is None else vit_map.shape
         total = F.conv_transpose2d(map_8, up_weight, bias, stride=2)
         total = total.contiguous(memory_format=torch.channels_last)
-        _rows(total).addmm_(_rows(at_4), weight.t())
+        rows = _gemm.linear(_rows(at_4), weight, plus=_rows(total), overwrites=True)
+        total = rows.view(total.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
         if vit_map is not None:
             _add_resized(total, vit_map)
         return total
