@@ -78,7 +78,8 @@ def cost(model: nn.Module, image_size: int | tuple[int, int], batch: int = 1) ->
     under the caller's autocast for the CPU. The model is only read: it may lie on any device, the
     meta device included, and hooks on its modules are not called.
 
-    Counted is what torch does and saves on a CPU, wherever the model lies. On a GPU its libraries
+    Counted is what torch does and saves on a CPU, wherever the model lies, when stochastic depth
+    drops no branch: one that all samples skip costs and saves nothing. On a GPU its libraries
     may save a little more; with ``attn_drop_rate`` > 0 in training less, as torch's fused attention
     with dropout, which keeps no attention weights, is for GPUs only.
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vitadapter_fast import ViTAdapter
-from vitadapter_fast.model.vit import Attention, DropPath, Mlp
+from vitadapter_fast.model.drop_path import DropPath
+from vitadapter_fast.model.vit import Attention, Mlp
 
 Build = Callable[..., ViTAdapter]
 VIT_PARTS = ("pos_embed", "patch_embed.", "blocks.")

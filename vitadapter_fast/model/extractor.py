@@ -6,10 +6,11 @@ from torch import Tensor, nn
 
 from ..ops import dwconv_gelu
 from .deform_attn import DeformAttn
+from .drop_path import DropPath, add_branch
 from .grid import Grids
 from .linear import norm_linear, residual_linear
 from .plain import is_watched
-from .vit import LAYER_NORM_EPS, DropPath
+from .vit import LAYER_NORM_EPS
 
 
 class Extractor(nn.Module):
@@ -56,7 +57,7 @@ class Extractor(nn.Module):
         if self.with_cffn:
             # Nobody else has seen what the attention made, unless by a hook.
             overwrites = type(self.attn) is DeformAttn and not is_watched(self)
-            c = self.ffn(c, grids, self.ffn_norm, self.drop_path(c), overwrites)
+            c = add_branch(self.drop_path, self.ffn, c, grids, self.ffn_norm, overwrites)
         return c
 
 
@@ -88,8 +89,8 @@ class ConvFFN(nn.Module):
         c: Tensor,
         grids: Grids,
         norm: nn.LayerNorm,
-        kept: Tensor | None = None,
         overwrites: bool = False,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """Return c + kept * ffn(norm(c)), [B, Q, C].
 
@@ -97,9 +98,9 @@ class ConvFFN(nn.Module):
             c: Prior tokens, [B, Q, C].
             grids: Sizes of the token grids.
             norm: Normalization before the first layer.
-            kept: A factor for each sample, [B, 1, 1], or None for 1.
             overwrites: Whether the result may come in the memory of ``c``, as in
                 ``residual_linear``.
+            kept: A factor for each sample, [B, 1, 1], or None for 1.
         """
         hidden, c = norm_linear(c, norm, self.fc1)
         hidden = self.dwconv(hidden, grids)

@@ -10,6 +10,7 @@ from ..ops import window_attention
 from ..ops._backends import requested
 from ..ops._native import unavailable_reason
 from ..ops.window_attention.reference import merge_windows, partition_windows
+from .drop_path import DropPath, add_branch
 from .linear import activate, norm_linear, residual_linear
 
 LAYER_NORM_EPS = 1e-6
@@ -80,9 +81,8 @@ class Block(nn.Module):
             x: [B, h * w, C]; with global attention any number of tokens.
             hw: (h, w) of the token grid; global attention does not use it.
         """
-        x = self.attn(x, hw, self.norm1, self.gamma1, self.drop_path(x))
-        x = self.mlp(x, self.norm2, self.gamma2, self.drop_path(x))
-        return x
+        x = add_branch(self.drop_path, self.attn, x, hw, self.norm1, self.gamma1)
+        return add_branch(self.drop_path, self.mlp, x, self.norm2, self.gamma2)
 
 
 class Attention(nn.Module):
@@ -227,25 +227,6 @@ class SwiGLU(nn.Module):
         return residual_linear(
             x, hidden, self.w3, activation="swiglu", gamma=gamma, kept=kept, drop=drop
         )
-
-
-class DropPath(nn.Module):
-    """Draw which samples keep a branch in training; they are scaled up for those that do not.
-
-    Source: Huang et al. 2016, arXiv:1603.09382.
-    """
-
-    def __init__(self, rate: float) -> None:
-        """Drop at ``rate``, in [0, 1)."""
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor | None:
-        """Return a factor for the branch of each sample of ``x``, [B, 1, 1], or None for 1."""
-        if self.rate == 0.0 or not self.training:
-            return None
-        keep = 1.0 - self.rate
-        return x.new_empty(x.shape[0], 1, 1).bernoulli_(keep).div_(keep)
 
 
 def _beats_torch(heads: Tensor) -> bool:
