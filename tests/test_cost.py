@@ -55,7 +55,8 @@ def saved_in_a_real_run(model: nn.Module, image: Tensor) -> int:
         return tensor
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tensor, "bernoulli_", lambda factors, keep: factors.fill_(1.0))  # all are kept
+        # Every branch is kept.
+        patch.setattr(Tensor, "bernoulli_", lambda factors, keep: factors.fill_(1.0))
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             model(image)
     return sum(storage.nbytes() for storage in storages.values())
