@@ -14,15 +14,20 @@ from vitadapter_fast.ops import _gemm
 
 
 def device_name(device: str) -> str:
-    """Return the name of the GPU, or the processor's as the system gives it."""
+    """Return the name of the GPU, or the processor's as the system gives it.
+
+    With its family, where it has one: virtual machines hide the model in names like "AMD EPYC".
+    """
     if device == "cuda":
         return torch.cuda.get_device_name()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()} ({platform.machine()})"
+    pairs = [line.partition(":") for line in lines]
+    found = {key.strip(): value.strip() for key, _, value in reversed(pairs)}
+    family = f", family {found['cpu family']}" if "cpu family" in found else ""
+    return f"{found.get('model name', platform.processor())}{family} ({platform.machine()})"
 
 
 def measure(device: str, dtype: torch.dtype) -> dict[str, float]:

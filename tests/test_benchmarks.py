@@ -225,6 +225,13 @@ def test_gate_passes_what_is_within_15_percent_and_names_the_rest() -> None:
     assert lines[1][0] == "b forward: 0.580, was 0.500 (+16%)"
 
 
+def test_gate_allows_more_on_processors_it_does_not_know() -> None:
+    kept = {"old": {"a forward": 0.5, "b forward": 0.2}, "new": {"a forward": 0.4}}
+    assert gate.references(kept, "new") == ({"a forward": 0.4}, gate.LOSS)
+    wanted = {"a forward": 0.5, "b forward": 0.2}
+    assert gate.references(kept, "unknown") == (wanted, gate.OTHER_PROCESSOR)
+
+
 class _Processes:
     """Of a machine where every process finds the next of some ratios."""
 
@@ -245,8 +252,8 @@ def test_gate_tries_again_what_seems_slow(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_gate_knows_every_operator_of_the_library() -> None:
-    kept = json.loads(gate.FILE.read_text())
-    assert set(kept["ratios"]) == {f"{name} {each}" for name in gate.RIVALS for each in PASSES}
+    for ratios in json.loads(gate.FILE.read_text()).values():
+        assert set(ratios) == {f"{name} {each}" for name in gate.RIVALS for each in PASSES}
     operators = {name for name in dir(torch.ops.vitadapter_fast) if not name.startswith("_")}
     defined = {name for name in operators if hasattr(torch.ops.vitadapter_fast, f"{name}_backward")}
     assert {name.removesuffix("_backward") for name in defined} <= set(gate.RIVALS) | operators
