@@ -17,6 +17,7 @@ from typing import Any
 
 import pybind11
 import pytest
+import torch
 from exclusive import exclusive
 from summing import sum_by
 
@@ -46,6 +47,8 @@ def build(flags: str) -> Path:
                 "pybind11_DIR": pybind11.get_cmake_dir(),
                 "VITADAPTER_CUDA": "on_cpu",
             }
+            if "AVX" in torch.backends.cpu.get_cpu_capability():
+                options["VITADAPTER_PORTABLE_OPTIONS"] = "-O0;-fno-sanitize=all"
             definitions = [f"-D{name}={value}" for name, value in options.items()]
             run("cmake", "-S", ROOT / "csrc", "-B", folder, "-G", "Ninja", *definitions)
             run("cmake", "--build", folder)
