@@ -58,7 +58,9 @@ def test_readme_and_tests_name_the_same_faults() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="sets limits as Linux knows them")
 def test_out_of_memory_in_forward_or_backward() -> None:
     program = Path(__file__).with_name("out_of_memory.py").read_text()
-    *outcomes, in_forward, in_backward = json.loads(run(program).stdout)
+    *moments, in_forward, in_backward = json.loads(run(program).stdout)
+    # Once in 40 runs the heap happens to hold what is left of a step.
+    outcomes = [moment for moment in moments if moment is not None]
     told = re.compile("can't allocate memory|std::bad_alloc")
     by_others = [message for _, kind, message in outcomes if kind != "MemoryError"]
     assert [message for message in by_others if not told.search(message)] == []
