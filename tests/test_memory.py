@@ -30,14 +30,17 @@ sys.stdout.write(str([fill() for _ in range(20)][-1]))
 """
 
 
+def faults_of(program: str, mode: str) -> int:
+    """Return what the program prints, in a process with malloc as the system sets it."""
+    command = [sys.executable, "-c", program, mode]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_kept_memory_comes_without_faults() -> None:
-    faults = {}
-    for mode in ("keep", "leave"):
-        command = [sys.executable, "-c", COUNT_FAULTS, mode]
-        env = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-        faults[mode] = int(done.stdout)
+    faults = {mode: faults_of(COUNT_FAULTS, mode) for mode in ("keep", "leave")}
     # Huge pages, where a system makes them unasked, leave a 512th of the faults.
     assert faults["keep"] < min(20, faults["leave"])
 
@@ -83,12 +86,7 @@ HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     reason="the system has no huge pages for who asks, or for all",
 )
 def test_products_of_other_libraries_come_in_huge_pages() -> None:
-    faults = {}
-    for mode in ("ask", "leave"):
-        command = [sys.executable, "-c", COUNT_FAULTS_OF_PRODUCTS, mode]
-        env = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-        faults[mode] = int(done.stdout)
+    faults = {mode: faults_of(COUNT_FAULTS_OF_PRODUCTS, mode) for mode in ("ask", "leave")}
     assert faults["leave"] > 8 * 2**10
     assert faults["ask"] < faults["leave"] / 2
 
