@@ -7,7 +7,7 @@ dtypes are each operator's own (``_call.py``), for compilers check them too.
 """
 
 from collections.abc import Iterable
-from operator import index
+from operator import index, mul
 from typing import Any
 
 import torch
@@ -47,7 +47,22 @@ def flat_pairs(op: str, name: str, pairs: Iterable[tuple[int, int]]) -> list[int
         raise type(error)(
             f"{op}: {name} must be (h, w) pairs of positive sizes, got {pairs!r}"
         ) from None
+    if set(map(type, flat)) == {int} and max(flat) <= _MAX_INT64 and min(flat) >= -_MAX_INT64:
+        return flat
     return [integer(op, name, size) for size in flat]
+
+
+def has_bad_sizes(flat: list[int]) -> bool:
+    """Return whether these are not h0, w0, h1, w1, ... of at least one map with pixels."""
+    for size in flat:  # not any(...): a generator costs more than all else of a call's checks
+        if size < 1:
+            return True
+    return len(flat) % 2 != 0 or not flat
+
+
+def num_pixels(flat: list[int]) -> int:
+    """Return how many pixels maps of sizes h0, w0, h1, w1, ... have together."""
+    return sum(map(mul, flat[::2], flat[1::2]))
 
 
 def integer(op: str, name: str, size: Any) -> int:

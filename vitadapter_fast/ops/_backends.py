@@ -61,10 +61,9 @@ def choose(
         BackendUnavailable: The requested backend, or every backend, objects; says why.
     """
     wanted = requested(argument)
-    if argument is None and wanted not in [name_of(module) for module in backends]:
+    if argument is None and wanted is not None and wanted not in map(name_of, backends):
         # The choice for a whole model leaves alone an op that has no such backend.
-        if wanted is not None:
-            _log.debug("%s: has no backend %r", op, wanted)
+        _log.debug("%s: has no backend %r", op, wanted)
         wanted = None
     if wanted is None:
         reasons = []

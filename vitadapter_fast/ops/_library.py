@@ -10,24 +10,62 @@ import torch
 from torch import Tensor
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
-from . import _triton
+from . import _direct, _triton
 from ._backends import name_of
 
 # Any: torch.library has untyped functions.
 _LIBRARY: Any = cast(Any, torch.library).Library("vitadapter_fast", "DEF")
-_AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
+_AUTOCAST_KEYS = {
+    "cpu": "AutocastCPU",
+    "cuda": "AutocastCUDA",
+    "mps": "AutocastMPS",
+    "xpu": "AutocastXPU",
+}
 
 Op = Callable[..., Any]
+Lower = Callable[[torch.dtype, Sequence[Any]], Sequence[Any]]
 
 
-def define_op(schema: str, run: Op, fake: Op, chosen: Callable[..., ModuleType]) -> Op:
+class Operator:
+    """An operator of torch.ops.vitadapter_fast; called, it takes the shortest way that is right.
+
+    Attributes:
+        overload: What torch's dispatcher knows: for compilers, tracers, modes and subclasses.
+        run: The function itself.
+        lower: Casts arguments for autocast, or None where there is no rule.
+        function: Records gradients without the dispatcher, or None where there are none.
+    """
+
+    def __init__(self, overload: Any, run: Op) -> None:
+        """Start with an operator without gradient and without a rule for autocast."""
+        self.overload = overload
+        self.run = run
+        self.lower: Lower | None = None
+        self.function: type[torch.autograd.Function] | None = None
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Return the operator's result; options are its keyword arguments."""
+        if torch.compiler.is_compiling() or not _direct.is_allowed(args):
+            return self.overload(*args, **options)
+        if self.lower is not None and (lowered := _direct.autocast(args[0])) is not None:
+            device, dtype = lowered
+            with _direct.without_autocast(device):
+                return self._call(self.lower(dtype, args), options)
+        return self._call(args, options)
+
+    def _call(self, args: Sequence[Any], options: dict[str, Any]) -> Any:
+        if self.function is None or not _direct.is_recorded(args):
+            return self.run(*args, **options)
+        return self.function.apply(*args, options)  # type: ignore[no-untyped-call]
+
+
+def define_op(schema: str, run: Op, fake: Op, chosen: Callable[..., ModuleType]) -> Operator:
     """Register ``run`` for every device and ``fake`` for tracing; return the operator.
 
     Where ``chosen(...)``, the backend of a call, is triton, torch.compile and AOTInductor trace
     ``run`` and see its kernels; otherwise, and for torch.export, the operator is opaque.
     """
     name = _LIBRARY.define(schema)
-    # Library.impl costs 22 us a call without gradients where custom_op costs 29 (CPU, torch 2.13).
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"vitadapter_fast::{name}", fake, lib=_LIBRARY)
 
@@ -42,7 +80,7 @@ def define_op(schema: str, run: Op, fake: Op, chosen: Callable[..., ModuleType])
     cast(Any, torch.library).register_torch_dispatch(
         f"vitadapter_fast::{name}", FunctionalTensorMode, decompose, lib=_LIBRARY
     )
-    return getattr(torch.ops.vitadapter_fast, name).default  # type: ignore[no-any-return]
+    return Operator(getattr(torch.ops.vitadapter_fast, name).default, run)
 
 
 def _can_be_traced(backend: ModuleType) -> bool:
@@ -56,40 +94,41 @@ def _is_exporting() -> bool:
     return torch.compiler.is_compiling() if decomposes is None else not decomposes
 
 
-def define_gradient(op: Op, setup_context: Op, backward: Op) -> None:
+def define_gradient(op: Operator, setup_context: Op, backward: Op) -> None:
     """Register the backward of ``op``; gradients of gradients are refused with a clear error.
 
-    Only the first output has a gradient; others are what backward needs again.
+    Only the first output has a gradient; others are what backward needs again. After the arguments
+    ``ctx.needs_input_grad`` may have one entry more.
     """
 
     def checked_backward(ctx: Any, grad_out: Tensor, *rest: None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() and grad_out.requires_grad:
             raise NotImplementedError(
-                f"{op}: second derivatives (create_graph=True) are not implemented"
+                f"{op.overload}: second derivatives (create_graph=True) are not implemented"
             )
         return backward(ctx, grad_out)  # type: ignore[no-any-return]
 
     torch.library.register_autograd(
-        op,  # type: ignore[arg-type]
+        op.overload,
         checked_backward,
         setup_context=setup_context,
         lib=_LIBRARY,
     )
+    op.function = _direct.function(op.run, setup_context, checked_backward)
 
 
-def define_autocast(
-    op: Op, lower_all: Callable[[torch.dtype, Sequence[Any]], Sequence[Any]]
-) -> None:
+def define_autocast(op: Operator, lower_all: Lower) -> None:
     """Under autocast, call ``op`` on ``lower_all(dtype, args)`` with autocast switched off."""
-    name = op.__name__.split(".")[0]
+    name = op.overload.__name__.split(".")[0]
     for device, key in _AUTOCAST_KEYS.items():
 
         def run(*args: Any, device: str = device, **kwargs: Any) -> Any:
             dtype = torch.get_autocast_dtype(device)
             with torch.autocast(device, enabled=False):
-                return op(*lower_all(dtype, args), **kwargs)
+                return op.overload(*lower_all(dtype, args), **kwargs)
 
         _LIBRARY.impl(name, run, key)
+    op.lower = lower_all
 
 
 def lower(tensor: Tensor, dtype: torch.dtype) -> Tensor:

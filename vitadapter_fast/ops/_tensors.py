@@ -8,13 +8,21 @@ import torch
 from torch import Tensor
 
 
+def is_on_cpu(tensor: Tensor) -> bool:
+    """Return whether shortcuts that only pay on the CPU may be taken; benchmarks replace it."""
+    return tensor.is_cpu
+
+
 def dense_rows(tensor: Tensor) -> Tensor:
     """Return the tensor, copied only if it is not dense from its third dimension on.
 
     Kernels take any stride in the first two dimensions, so slices of a wider projection are read in
     place. The caller must hold the result until the launch returns.
     """
-    return tensor if tensor[:1, :1].is_contiguous() else tensor.contiguous()
+    # The first question is a quarter of the second's price.
+    if tensor.is_contiguous() or tensor[:1, :1].is_contiguous():
+        return tensor
+    return tensor.contiguous()
 
 
 def row_strides(tensor: Tensor) -> tuple[int, int]:

@@ -109,7 +109,7 @@ def _save(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Tensor) -> No
 
 def _gradient(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     tokens, weight, bias = ctx.saved_tensors
-    needs_tokens, _, needs_weight, needs_bias = ctx.needs_input_grad
+    needs_tokens, _, needs_weight, needs_bias = ctx.needs_input_grad[:4]
     needs = [needs_tokens, needs_weight, needs_bias and bias is not None]
     grads = _backward(grad_out, tokens, ctx.grid_hw, weight, bias, needs=needs, backend=ctx.backend)
     kept = [grad if need else None for grad, need in zip(grads, needs, strict=True)]

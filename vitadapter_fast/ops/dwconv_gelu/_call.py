@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .._arguments import FLOATS
+from .._arguments import FLOATS, has_bad_sizes, num_pixels
 
 
 class Call(NamedTuple):
@@ -34,7 +34,7 @@ def pairs(flat: list[int]) -> list[tuple[int, int]]:
 def check(call: Call) -> None:
     """Raise ValueError unless all shapes, dtypes and devices agree."""
     tokens, grid_hw, weight, bias = call
-    if len(grid_hw) % 2 or not grid_hw or any(size < 1 for size in grid_hw):
+    if has_bad_sizes(grid_hw):
         raise ValueError(
             f"dwconv_gelu: grid_hw must be (h, w) pairs of positive sizes, got {list(grid_hw)}"
         )
@@ -43,7 +43,7 @@ def check(call: Call) -> None:
             f"dwconv_gelu: tokens must be [B, N, C] with a channel, got {tuple(tokens.shape)}"
         )
     _, N, C = tokens.shape
-    if sum(h * w for h, w in pairs(grid_hw)) != N:
+    if num_pixels(grid_hw) != N:
         raise ValueError(
             f"dwconv_gelu: grid_hw {pairs(grid_hw)} must hold as many pixels as there are tokens, "
             f"{N}"
