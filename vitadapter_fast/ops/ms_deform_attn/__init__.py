@@ -7,6 +7,7 @@ Deformable-DETR calls); ``ms_deform_attn_grid`` takes the raw projections of que
 grids and does the coordinate arithmetic and the softmax inside: neither is written to memory.
 """
 
+import logging
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,10 @@ from ._call import Call, check
 
 # cpu before triton, which runs on CPU tensors too where its interpreter is on.
 BACKENDS = (cuda, cpu, triton, reference)
+# Where no specialized CUDA kernel takes a call.
+_TRITON_BEFORE_CUDA = (cpu, triton, cuda, reference)
+
+_log = logging.getLogger("vitadapter_fast")
 
 _CLASSIC = "Tensor value, SymInt[] level_hw, Tensor locations, Tensor weights"
 _GRID = "Tensor value, SymInt[] level_hw, SymInt[] query_hw, Tensor offsets, Tensor logits"
@@ -100,16 +105,24 @@ def ms_deform_attn_grid(
     return _grid(value, flat, queries, offsets, logits, backend=backend)  # type: ignore[no-any-return]
 
 
+def _chosen(call: Call, backend: str | None, *, is_backward: bool = False) -> ModuleType:
+    reason = cuda.generic_reason(call, is_backward=is_backward) if call.value.is_cuda else None
+    if reason is None:
+        return choose(call.op, BACKENDS, call, backend)
+    _log.debug("%s: triton before cuda: %s", call.op, reason)
+    return choose(call.op, _TRITON_BEFORE_CUDA, call, backend)
+
+
 def _run(call: Call, backend: str | None) -> Tensor:
     check(call)
-    return choose(call.op, BACKENDS, call, backend).forward(call)  # type: ignore[no-any-return]
+    return _chosen(call, backend).forward(call)  # type: ignore[no-any-return]
 
 
 def _run_backward(
     call: Call, grad_out: Tensor, needs: Sequence[bool], backend: str | None
 ) -> list[Tensor]:
     check(call)
-    grads = choose(call.op, BACKENDS, call, backend).backward(call, grad_out, needs)
+    grads = _chosen(call, backend, is_backward=True).backward(call, grad_out, needs)
     # An operator cannot return None: an empty tensor stands for a gradient nobody asked for.
     return [grad_out.new_empty(0) if grad is None else grad for grad in grads]
 
@@ -150,7 +163,7 @@ def _define(name: str, schema: str, call_of: Any) -> Any:
         return _fake(call_of(*args))
 
     def chosen(*args: Any, backend: str | None = None) -> ModuleType:
-        return choose(name, BACKENDS, call_of(*args), backend)
+        return _chosen(call_of(*args), backend)
 
     def run_backward(
         grad_out: Tensor, *args: Any, needs: Sequence[bool], backend: str | None = None
@@ -165,7 +178,7 @@ def _define(name: str, schema: str, call_of: Any) -> Any:
     def chosen_backward(
         grad_out: Tensor, *args: Any, needs: Sequence[bool], backend: str | None = None
     ) -> ModuleType:
-        return chosen(*args, backend=backend)
+        return _chosen(call_of(*args), backend, is_backward=True)
 
     forward = define_op(f"{name}({schema}, *, str? backend=None) -> Tensor", run, fake, chosen)
     backward = define_op(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._arguments import FLOATS
+from .._arguments import FLOATS, has_bad_sizes, num_pixels
 from .._tensors import dense_rows
 
 MAX_SIZES = 16  # of levels and of query grids, in GPU kernels
@@ -58,8 +58,12 @@ def size_reason(call: Call) -> str | None:
     """Return why a call is too large for the indices of GPU kernels, or None."""
     if len(call.level_hw) > 2 * MAX_SIZES or len(call.query_hw) > 2 * MAX_SIZES:
         return f"it takes at most {MAX_SIZES} levels and query grids"
-    B, _, M, _ = call.value.shape
-    for size in (call.weights.numel(), B * M * num_cells(call), call.value.stride(1)):
+    B, S, M, _ = call.value.shape
+    # A pixel has at most four cells.
+    cells = 4 * B * M * S
+    if cells > _MAX_INT32:
+        cells = B * M * num_cells(call)
+    for size in (call.weights.numel(), cells, call.value.stride(1)):
         if size > _MAX_INT32:
             return f"it takes at most {_MAX_INT32} points, cells and elements in a row, got {size}"
     return None
@@ -73,56 +77,56 @@ def check(call: Call) -> None:
     levels = len(level_hw) // 2
     if value.dim() != 4:
         raise ValueError(f"{op}: value must be [B, S, M, D], got {tuple(value.shape)}")
-    if points.dim() != 6 or points.shape[3] != levels or points.shape[5] != 2:
+    shape = points.shape
+    if len(shape) != 6 or shape[3] != levels or shape[5] != 2:
         raise ValueError(
             f"{op}: {points_name} must be [B, Q, M, {levels}, P, 2] to match level_hw, "
-            f"got {tuple(points.shape)}"
+            f"got {tuple(shape)}"
         )
-    if weights.shape != points.shape[:5]:
+    if weights.shape != shape[:5]:
         raise ValueError(
-            f"{op}: {weights_name} must be {tuple(points.shape[:5])} to match {points_name}, "
+            f"{op}: {weights_name} must be {tuple(shape[:5])} to match {points_name}, "
             f"got {tuple(weights.shape)}"
         )
     B, S, M, _ = value.shape
-    if points.shape[0] != B or points.shape[2] != M:
+    if shape[0] != B or shape[2] != M:
         raise ValueError(
             f"{op}: {points_name} must begin [{B}, Q, {M}] to match value {tuple(value.shape)}, "
-            f"got {tuple(points.shape)}"
+            f"got {tuple(shape)}"
         )
-    if sum(h * w for h, w in pairs(level_hw)) != S:
+    if num_pixels(level_hw) != S:
         raise ValueError(
             f"{op}: level_hw {pairs(level_hw)} must hold as many pixels as value has tokens, {S}"
         )
     if query_hw:
         _check_sizes(op, "query_hw", query_hw)
-        if sum(h * w for h, w in pairs(query_hw)) != points.shape[1]:
+        if num_pixels(query_hw) != shape[1]:
             raise ValueError(
                 f"{op}: query_hw {pairs(query_hw)} must hold as many pixels as there are queries, "
-                f"{points.shape[1]}"
+                f"{shape[1]}"
             )
     _check_types(call, points_name, weights_name)
 
 
 def _check_sizes(op: str, name: str, flat: list[int]) -> None:
-    if len(flat) % 2 or not flat or any(size < 1 for size in flat):
+    if has_bad_sizes(flat):
         raise ValueError(f"{op}: {name} must be (h, w) pairs of positive sizes, got {list(flat)}")
 
 
 def _check_types(call: Call, points_name: str, weights_name: str) -> None:
     op, value, _, query_hw, points, weights = call
-    if value.dtype not in FLOATS:
-        raise ValueError(f"{op}: value must be a floating tensor, got {value.dtype}")
-    wide = torch.float64 if value.dtype == torch.float64 else torch.float32
-    for name, tensor, allowed in (
-        (points_name, points, {wide, value.dtype} if query_hw else {wide}),
-        (weights_name, weights, {wide, value.dtype}),
+    dtype, device = value.dtype, value.device
+    if dtype not in FLOATS:
+        raise ValueError(f"{op}: value must be a floating tensor, got {dtype}")
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    for name, tensor, narrow in (
+        (points_name, points, dtype if query_hw else wide),
+        (weights_name, weights, dtype),
     ):
-        if tensor.dtype not in allowed:
-            wanted = " or ".join(sorted(str(dtype) for dtype in allowed))
+        if tensor.dtype not in (wide, narrow):
+            wanted = " or ".join(sorted({str(wide), str(narrow)}))
             raise ValueError(
-                f"{op}: {name} must be {wanted} with a {value.dtype} value, got {tensor.dtype}"
+                f"{op}: {name} must be {wanted} with a {dtype} value, got {tensor.dtype}"
             )
-        if tensor.device != value.device:
-            raise ValueError(
-                f"{op}: {name} must be on {value.device} with value, got {tensor.device}"
-            )
+        if tensor.device != device:
+            raise ValueError(f"{op}: {name} must be on {device} with value, got {tensor.device}")

@@ -38,7 +38,7 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
     """Return the gradients of value, points and weights; None where ``needs`` says so."""
     tensors = (call.value, call.points, call.weights)
     grads = [
-        torch.empty(tensor.shape, dtype=tensor.dtype) if need else None
+        torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu") if need else None
         for tensor, need in zip(tensors, needs, strict=True)
     ]
     call, grad_out = dense(call), dense_rows(grad_out)

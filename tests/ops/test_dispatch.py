@@ -1,0 +1,132 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which GPU backend takes a call of the deformable attention: seen without a device."""
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from cases import AttnCase, make_inputs
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+
+from vitadapter_fast.ops import _native
+from vitadapter_fast.ops.ms_deform_attn import _chosen, _classic_call, _grid_call, cuda, triton
+from vitadapter_fast.ops.ms_deform_attn._call import Call
+
+BUILD = {"head_channels": [16, 32, 64, 128], "levels": [1, 2, 3, 4, 5], "points": 4}
+SIZES = ((4, 6), (3, 3), (2, 2), (1, 2), (1, 1), (2, 1))
+
+
+@pytest.fixture(autouse=True)
+def specialized(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An extension whose kernels run, and a Triton that does."""
+    monkeypatch.setattr(_native, "build_info", lambda: BUILD)
+    for backend in (cuda, triton):
+        monkeypatch.setattr(backend, "unsupported_reason", lambda call: None)
+    cuda._specialized.cache_clear()
+    yield
+    cuda._specialized.cache_clear()
+
+
+def call_of(
+    levels: int = 3,
+    channels: int = 32,
+    points: int = 4,
+    dtype: torch.dtype = torch.bfloat16,
+    *,
+    is_grid: bool = True,
+) -> Call:
+    case = AttnCase("", 2, 2, channels, points, SIZES[:levels], ((3, 5),))
+    inputs = make_inputs(case if is_grid else case.classic(), dtype=dtype)
+    value, offsets, weights = inputs.tensors()
+    level_hw = [size for hw in case.level_hw for size in hw]
+    if is_grid:
+        return _grid_call(value, level_hw, [3, 5], offsets, weights)
+    return _classic_call(value, level_hw, offsets, weights)
+
+
+def on_gpu(call: Call) -> Call:
+    """Return the call with tensors that say that they are on a GPU, and have no memory."""
+
+    def fake(tensor: Tensor) -> Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda")
+
+    with FakeTensorMode():
+        value, points, weights = map(fake, (call.value, call.points, call.weights))
+    return call._replace(value=value, points=points, weights=weights)
+
+
+def backends(call: Call) -> list[str]:
+    """Return the backends that forward and backward of a call on a GPU take."""
+    chosen = [_chosen(on_gpu(call), None, is_backward=back) for back in (False, True)]
+    return [module.__name__.rpartition(".")[2] for module in chosen]
+
+
+@pytest.mark.parametrize("is_grid", [True, False], ids=["grid", "classic"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("levels", [1, 2, 3, 4, 5])
+def test_specialized_calls_take_cuda(levels: int, dtype: torch.dtype, is_grid: bool) -> None:
+    for channels in (32, 64, 128):
+        call = call_of(levels, channels, dtype=dtype, is_grid=is_grid)
+        assert cuda.generic_reason(call) is None
+        assert backends(call) == ["cuda", "cuda"]
+
+
+OTHERS: dict[str, tuple[Call, str]] = {
+    "six levels": (call_of(6), "32 channels with 6 levels of 4 points"),
+    "three points": (call_of(points=3), "with 3 levels of 3 points"),
+    "heads of DINOv3's adapter": (call_of(channels=24), "heads of 24 channels"),
+    "float64": (call_of(dtype=torch.float64), "torch.float64"),
+    "logits of float32": (
+        (lambda call: call._replace(weights=call.weights.float()))(call_of()),
+        "torch.bfloat16, torch.bfloat16 and torch.float32",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "reason"), OTHERS.values(), ids=OTHERS)
+def test_other_calls_take_triton_and_say_why(
+    call: Call, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, "vitadapter_fast"):
+        assert backends(call) == ["triton", "triton"]
+    assert reason in str(cuda.generic_reason(call))
+    assert f"triton before cuda: {cuda.generic_reason(call)}" in caplog.text
+
+
+def test_other_calls_take_cuda_where_triton_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "unsupported_reason", lambda call: "it is Sunday")
+    assert backends(call_of(points=3)) == ["cuda", "cuda"]
+
+
+def test_a_named_backend_takes_whatever_it_can_run() -> None:
+    assert _chosen(on_gpu(call_of(points=3)), "cuda") is cuda
+    assert _chosen(on_gpu(call_of()), "triton") is triton
+
+
+def test_float32_heads_of_16_channels_and_many_levels_have_a_backward_in_triton() -> None:
+    assert backends(call_of(3, 16, dtype=torch.float32)) == ["cuda", "triton"]
+    assert backends(call_of(1, 16, dtype=torch.float32)) == ["cuda", "cuda"]
+
+
+def test_unaligned_and_strided_values_take_triton() -> None:
+    call = call_of(dtype=torch.float32)
+    shifted = torch.empty(call.value.numel() + 1)[1:].view_as(call.value)
+    assert shifted.data_ptr() % 16
+    assert "not aligned" in str(cuda.generic_reason(call._replace(value=shifted)))
+    B, S, M, D = call.value.shape
+    for width, reason in ((M * D + 4, None), (M * D + 1, "not aligned")):
+        strided = torch.empty(B, S, width)[..., : M * D].unflatten(2, (M, D))
+        assert reason is None or reason in str(cuda.generic_reason(call._replace(value=strided)))
+        assert reason is not None or cuda.generic_reason(call._replace(value=strided)) is None
+
+
+def test_a_build_without_cuda_kernels_leaves_the_choice_to_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_native, "build_info", dict)
+    cuda._specialized.cache_clear()
+    monkeypatch.setattr(cuda, "unsupported_reason", lambda call: "built without CUDA kernels")
+    assert backends(call_of()) == ["triton", "triton"]
