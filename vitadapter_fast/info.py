@@ -45,7 +45,7 @@ class Probe:
 
 def _random(*shape: int) -> Tensor:
     generator = torch.Generator().manual_seed(sum(shape))
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
 # Extractor of a 64-pixel image with S's heads: three query grids on one map, and the reverse.

@@ -142,6 +142,7 @@ def _with_function(path: Path, opset: int) -> Path:
         "locations": torch.empty(B, Q, M, L, P, 2),
         "weights": torch.empty(B, Q, M, L, P),
     }
+    example = {name: each.cpu() for name, each in example.items()}
     auto = torch.export.Dim.AUTO
     sizes = {name: [auto] * each.dim() for name, each in example.items()}
     sizes["level_hw"][1] = sizes["locations"][5] = torch.export.Dim.STATIC

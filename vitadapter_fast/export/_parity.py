@@ -49,7 +49,7 @@ def compare(
     found = []
     for size in sizes:
         generator = torch.Generator().manual_seed(0)
-        image = torch.randn(batch, model.in_chans, *size, generator=generator)
+        image = torch.randn(batch, model.in_chans, *size, generator=generator, device="cpu")
         image = image.to(weight.device, weight.dtype)
         with torch.no_grad():
             wanted, got = model(image), list(run(image))

@@ -93,9 +93,10 @@ class DeformAttn(nn.Module):
         heads = (self.num_heads, self.num_levels, self.num_points)
         value, _ = norm_linear(feature, feature_norm, self.value_proj)
         value = torch.unflatten(value, 2, (self.num_heads, -1))
-        # The kernels read both where the one product leaves them.
-        both, query = norm_linear(query, query_norm, self.sampling_offsets, self.attention_weights)
-        offsets, logits = torch.split(both, [2 * math.prod(heads), math.prod(heads)], dim=2)
+        # The kernels read both where a joint product leaves them.
+        offsets, logits, query = norm_linear(
+            query, query_norm, self.sampling_offsets, self.attention_weights
+        )
         offsets = torch.unflatten(offsets, 2, (*heads, 2))
         logits = torch.unflatten(logits, 2, heads)
         attended = ops.ms_deform_attn_grid(value, level_hw, query_hw, offsets, logits)

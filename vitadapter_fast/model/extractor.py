@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prior tokens and ViT tokens in, prior tokens that have read the ViT out."""
 
+import torch
 from torch import Tensor, nn
 
-from ..ops import dwconv_gelu
+from ..ops import _tensors, dwconv_gelu
 from .deform_attn import DeformAttn
 from .drop_path import DropPath, add_branch
 from .grid import Grids
@@ -55,8 +56,13 @@ class Extractor(nn.Module):
         """Return prior tokens, [B, Q, C], from prior tokens ``c`` and ViT tokens ``x``."""
         c = self.attn(c, grids.prior_hw, self.query_norm, x, (grids.vit_hw,), self.feat_norm)
         if self.with_cffn:
-            # Nobody else has seen what the attention made, unless by a hook.
-            overwrites = type(self.attn) is DeformAttn and not is_watched(self)
+            # Nobody else has seen what the attention made, unless by a hook. Only the CPU gains.
+            overwrites = (
+                _tensors.is_on_cpu(c)
+                and not torch.is_grad_enabled()
+                and type(self.attn) is DeformAttn
+                and not is_watched(self)
+            )
             c = add_branch(self.drop_path, self.ffn, c, grids, self.ffn_norm, overwrites)
         return c
 

@@ -27,6 +27,25 @@ class Grids(NamedTuple):
     prior_hw: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
+def check_image(image: Tensor, in_chans: int) -> None:
+    """Raise ValueError unless these are images of ``in_chans`` channels that have a grid."""
+    if image.dim() != 4 or image.shape[1] != in_chans:
+        raise ValueError(
+            f"ViTAdapter: image must be [B, {in_chans}, H, W], got {tuple(image.shape)}; "
+            "set in_chans for other images"
+        )
+    if image.shape[2] < SIZE_MULTIPLE or image.shape[3] < SIZE_MULTIPLE:
+        raise ValueError(
+            "ViTAdapter: image must be at least 32 x 32, the coarsest stride, got "
+            f"{image.shape[2]} x {image.shape[3]}; enlarge it"
+        )
+    if not image.is_floating_point():
+        raise ValueError(
+            f"ViTAdapter: image must be a floating tensor, got {image.dtype}; convert it with "
+            ".float() and normalize it"
+        )
+
+
 def grids_of(image: Tensor) -> Grids:
     """Return the token grids of ``image``, [B, I, H, W] with H and W multiples of 32."""
     H, W = image.shape[2:]

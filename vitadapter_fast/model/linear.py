@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..ops import _gemm, _token_rows
+from ..ops import _gemm, _tensors, _token_rows
 from .plain import is_plain, is_recorded
 
 
-def norm_linear(x: Tensor, norm: nn.LayerNorm, *layers: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Return the results of all ``layers`` on ``norm(x)``, side by side, [B, N, sum of C], and x.
+def norm_linear(x: Tensor, norm: nn.LayerNorm, *layers: nn.Linear) -> tuple[Tensor, ...]:
+    """Return the result of each of ``layers`` on ``norm(x)``, [B, N, C] each, and x.
 
     Whoever reads x again, as a residual does, reads this one: then its two gradients are added on
     the way, while they are in the cache.
@@ -28,19 +28,21 @@ def norm_linear(x: Tensor, norm: nn.LayerNorm, *layers: nn.Linear) -> tuple[Tens
     Args:
         x: Tokens, [B, N, K].
         norm: Over the last dimension.
-        layers: From K channels to any; one matrix product computes them all.
+        layers: From K channels to any. Where one matrix product computes them all, the results are
+            views of it.
     """
     dtype = _fused_dtype(x, norm, *layers)
     if dtype is None or len({layer.bias is None for layer in layers}) > 1:
         normalized = norm(x)
-        outs = [layer(normalized) for layer in layers]
-        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1), x
+        return (*[layer(normalized) for layer in layers], x)
     weights = [layer.weight for layer in layers]
     biases = [layer.bias for layer in layers]
-    result: tuple[Tensor, Tensor] = _NormLinear.apply(  # type: ignore[no-untyped-call]
+    joined, x = _NormLinear.apply(  # type: ignore[no-untyped-call]
         x, norm.weight, norm.bias, norm.eps, dtype, *weights, *biases
     )
-    return result
+    if len(layers) == 1:
+        return joined, x
+    return (*torch.split(joined, [weight.shape[0] for weight in weights], dim=-1), x)
 
 
 def residual_linear(
@@ -69,8 +71,13 @@ def residual_linear(
             where no gradients are recorded.
     """
     dtype = _fused_dtype(x, layer) if drop == 0.0 else None
+    if dtype == torch.float16 and gamma is not None:
+        # Small gammas times weights are no numbers of float16, nor are sums without them.
+        dtype = None
     if dtype is None:
-        branch = F.dropout(layer(activate(hidden, activation)), drop)
+        branch = layer(activate(hidden, activation))
+        if drop > 0.0:
+            branch = F.dropout(branch, drop)
         # Small factors first: then the tokens are read and written once instead of three times.
         scale = gamma if kept is None else kept if gamma is None else kept * gamma
         return x + branch if scale is None else torch.addcmul(x, scale, branch)
@@ -124,9 +131,11 @@ def _activate(
 def _fused_dtype(x: Tensor, *modules: nn.Module) -> torch.dtype | None:
     """Return the dtype of the matrix product, or None where torch's layers have to be called.
 
-    A compiler fuses them itself. Layers that someone has wrapped, hooked or sharded are theirs.
+    A compiler fuses them itself. Layers that someone has wrapped, hooked or sharded are theirs. And
+    on GPUs nothing is gained where nothing is kept for a backward pass: folding LayerScale into the
+    weights is more work then, for Python too, than one pass over the tokens.
     """
-    if is_recorded():
+    if is_recorded() or not (torch.is_grad_enabled() or _tensors.is_on_cpu(x)):
         return None
     if not all(is_plain(module, nn.Linear, nn.LayerNorm) for module in modules):
         return None

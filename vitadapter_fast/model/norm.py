@@ -54,7 +54,7 @@ def as_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     assert isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return scale, norm.bias - norm.running_mean * scale
+    return scale, torch.addcmul(norm.bias, norm.running_mean, scale, value=-1)
 
 
 def normalize(

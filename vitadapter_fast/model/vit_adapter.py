@@ -4,13 +4,14 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from .captured import capture
 from .config import (
     PRESETS,
     check_choice,
@@ -24,7 +25,7 @@ from .config import (
 )
 from .deform_attn import DeformAttn
 from .extractor import Extractor
-from .grid import STRIDES, Grids, crop_maps, grids_of, pad_image
+from .grid import STRIDES, Grids, check_image, crop_maps, grids_of, pad_image
 from .injector import Injector
 from .interaction import Interaction, run
 from .norm import NORMS, make_norm
@@ -262,7 +263,7 @@ class ViTAdapter(nn.Module):
         Raises:
             ValueError: The image has another shape or type.
         """
-        self._check_image(image)
+        check_image(image, self.in_chans)
         padded = pad_image(image)
         grids = grids_of(padded)
 
@@ -302,6 +303,29 @@ class ViTAdapter(nn.Module):
             vit_tokens = vit_tokens[-1:]
         return [c, *vit_tokens]
 
+    def captured(
+        self, image_hw: tuple[int, int], batch: int = 1, dtype: torch.dtype = torch.float32
+    ) -> Callable[[Tensor], list[Tensor]]:
+        """Return this model, in eval mode, as one CUDA graph for images of one size.
+
+        At small batches it is Python that takes the time; a graph has none between its kernels. It
+        runs under the autocast that is on here, and with the weights as they are at each call.
+
+        Args:
+            image_hw: (height, width).
+            batch: Number of images.
+            dtype: Of the images.
+
+        Returns:
+            A function of images [B, I, H, W], on any device, to the maps of ``forward``, without
+            gradients, in memory that its next call overwrites.
+
+        Raises:
+            ValueError: The model is in training mode or not on a CUDA device; the function raises
+                it for images of another shape or dtype.
+        """
+        return capture(self, (batch, self.in_chans, *image_hw), dtype)
+
     def train(self, mode: bool = True) -> Self:
         """Set training mode; a frozen ViT stays in eval mode."""
         super().train(mode)
@@ -309,23 +333,6 @@ class ViTAdapter(nn.Module):
             for module in (self.patch_embed, self.pos_drop, self.blocks):
                 module.eval()
         return self
-
-    def _check_image(self, image: Tensor) -> None:
-        if image.dim() != 4 or image.shape[1] != self.in_chans:
-            raise ValueError(
-                f"ViTAdapter: image must be [B, {self.in_chans}, H, W], got {tuple(image.shape)}; "
-                "set in_chans for other images"
-            )
-        if image.shape[2] < 32 or image.shape[3] < 32:
-            raise ValueError(
-                "ViTAdapter: image must be at least 32 x 32, the coarsest stride, got "
-                f"{image.shape[2]} x {image.shape[3]}; enlarge it"
-            )
-        if not image.is_floating_point():
-            raise ValueError(
-                f"ViTAdapter: image must be a floating tensor, got {image.dtype}; convert it with "
-                ".float() and normalize it"
-            )
 
     def _init_adapter(self) -> None:
         """Initialize as upstream: the ViT keeps torch's defaults, a checkpoint usually follows."""

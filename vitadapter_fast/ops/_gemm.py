@@ -84,13 +84,13 @@ def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
         grad: [N, C].
         rows: [N, K].
     """
+    if not (_suits_onednn(rows, grad) and _token_rows.is_ours(grad)):
+        return linear(grad.t(), rows.t())  # others take any strides
     # oneDNN wants its first matrix dense: transpose the smaller, in pieces that stay in the cache.
     if grad.shape[1] > rows.shape[1]:
         product = weight_gradient(rows, grad)
-        if not _token_rows.is_ours(product):
-            return product.t().contiguous()
         return _token_rows.transpose(product, torch.empty_like(product))
-    if not (_suits_onednn(rows, grad) and _token_rows.is_ours(grad) and grad.stride(1) == 1):
+    if grad.stride(1) != 1:
         return linear(grad.t(), rows.t())
     total = None
     for some_grad, some_rows in zip(

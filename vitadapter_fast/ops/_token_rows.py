@@ -143,7 +143,7 @@ def _memory(use: str, numel: int) -> Tensor:
     memory: Tensor | None = getattr(_kept, use, None)
     if memory is None or memory.numel() < numel:
         with torch.inference_mode(False):
-            memory = torch.empty(numel)
+            memory = torch.empty(numel, device="cpu")  # whatever torch's default is
         if memory.nbytes <= _KEPT_BYTES:
             setattr(_kept, use, memory)
     return memory[:numel]

@@ -35,7 +35,7 @@ def backward(
     call: Call, grad_out: Tensor, mean: Tensor, variance: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of tokens, weight and bias."""
-    tokens = torch.empty(call.tokens.shape, dtype=call.tokens.dtype)
+    tokens = torch.empty(call.tokens.shape, dtype=call.tokens.dtype, device="cpu")
     weight, bias = torch.empty_like(call.weight), torch.empty_like(call.bias)
     call, grad_out = _dense(call), dense_rows(grad_out)
     mean, variance = mean.contiguous(), variance.contiguous()

@@ -22,7 +22,7 @@ def unsupported_reason(call: Call) -> str | None:
 
 def forward(call: Call) -> Tensor:
     """Return GELU of the convolved tokens, [B, N, C] in their dtype."""
-    out = torch.empty(call.tokens.shape, dtype=call.tokens.dtype)
+    out = torch.empty(call.tokens.shape, dtype=call.tokens.dtype, device="cpu")
     call = dense(call)
     _native.launch(
         "dwconv_gelu_forward_cpu",
@@ -36,7 +36,9 @@ def forward(call: Call) -> Tensor:
 def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
     """Return the gradients of tokens, weight and bias; None where ``needs`` says so."""
     grads = [
-        torch.empty(tensor.shape, dtype=tensor.dtype) if need and tensor is not None else None
+        torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+        if need and tensor is not None
+        else None
         for tensor, need in zip((call.tokens, call.weight, call.bias), needs, strict=True)
     ]
     call, grad_out = dense(call), dense_rows(grad_out)

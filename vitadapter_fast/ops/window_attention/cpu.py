@@ -36,7 +36,7 @@ def backward(call: Call, grad_out: Tensor, out: Tensor, logsumexp: Tensor) -> Te
     """Return the gradient of qkv, [B, h * w, 3, M, D]."""
     qkv, grad_out = dense_rows(call.qkv), dense_rows(grad_out)
     logsumexp = logsumexp.contiguous()
-    grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype)
+    grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype, device="cpu")
     _native.launch(
         "window_attention_backward_cpu",
         **_arguments(call, qkv),
