@@ -282,3 +282,22 @@ def test_only_what_nobody_sees_is_overwritten(seen: str, monkeypatch: pytest.Mon
     assert torch.equal(c, before)
     assert all(torch.equal(tensor, copy) for tensor, copy in kept)
     assert (seen == "nothing") == (not kept) == (True in asked)
+
+
+def test_gradients_behind_a_small_gamma_survive_float16() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 64)
+    x, hidden = torch.randn(1, 50, 64), torch.randn(1, 50, 64, requires_grad=True)
+    gamma = torch.full((64,), 1e-5, requires_grad=True)
+    inputs = [hidden, layer.weight, layer.bias, gamma]
+
+    def gradients_in(dtype: torch.dtype) -> list[Tensor]:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            out = residual_linear(x, hidden, layer, gamma=gamma)
+        scale = 2.0**14  # as a GradScaler's
+        grads = torch.autograd.grad((scale * out).sum(), inputs)
+        return [grad.float() / scale for grad in grads]
+
+    wanted = gradients_in(torch.float32)
+    for got, right in zip(gradients_in(torch.float16), wanted, strict=True):
+        assert torch.dist(got, right) < 2e-3 * right.norm()

@@ -4,6 +4,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from vitadapter_fast import ViTAdapter
 from vitadapter_fast.model import norm, pyramid
+from vitadapter_fast.ops import _tensors
 
 MODES = ["train", "eval"]
 Tiny = Callable[..., ViTAdapter]
@@ -72,3 +74,20 @@ def test_one_number_per_channel_is_torchs_error(tiny: Tiny) -> None:
     model = tiny().train()
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         model(torch.randn(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("layout", [False, True], ids=["NCHW", "channels last"])
+@pytest.mark.parametrize("low", [None, torch.bfloat16], ids=str)
+def test_the_way_of_gpus_gives_the_same_maps(
+    layout: bool, low: torch.dtype | None, tiny: Callable[..., ViTAdapter], monkeypatch: Any
+) -> None:
+    """Torch's layers instead of fused ones, and maps written in their layout at once."""
+    image = torch.randn(2, 3, 96, 128)
+    model = tiny(channels_last=layout).eval()
+    with torch.no_grad(), torch.autocast("cpu", low or torch.bfloat16, enabled=low is not None):
+        wanted = model(image)
+        monkeypatch.setattr(_tensors, "is_on_cpu", lambda tensor: False)
+        got = model(image)
+    for one, other in zip(got, wanted, strict=True):
+        assert one.stride() == other.stride() and one.dtype == other.dtype
+        assert torch.dist(one, other) < (1e-5 if low is None else 3e-2) * other.norm()
