@@ -4,6 +4,7 @@
 
 import ast
 import importlib.util
+import inspect
 import re
 import shlex
 import subprocess
@@ -157,6 +158,23 @@ def test_launches_on_several_gpus(block: Block, tmp_path: Path) -> None:
     scripts = [get_args_parser().parse_args(arguments) for _, *arguments in commands]
     assert [each.nproc_per_node for each in scripts] == ["8"] * 3
     assert [each.training_script for each in scripts] == ["train.py", "train.py", "tools/train.py"]
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+@runs("Small batches on a GPU: python")
+def test_captured_model(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU, by a small model that runs where its graph would be replayed."""
+    signature = inspect.signature(ViTAdapter.captured)
+
+    def captured(self: ViTAdapter, *args: Any, **kwargs: Any) -> ViTAdapter:
+        signature.bind(self, *args, **kwargs)
+        return self
+
+    monkeypatch.setattr(ViTAdapter, "captured", captured)
+    monkeypatch.setattr(nn.Module, "cuda", lambda self: self)
+    monkeypatch.setattr(vf, "vit_adapter_s", lambda: ViTAdapter(**WINDOWED))
+    maps = run_python(block)["maps"]
+    assert [each.shape[2:] for each in maps] == [(512 // s, 512 // s) for s in (4, 8, 16, 32)]
 
 
 @runs("Export: sh")
