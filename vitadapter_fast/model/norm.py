@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from ..ops import batch_norm
+from ..ops import _tensors, batch_norm
 from ..ops._native import unavailable_reason
 from .grid import map_to_tokens, tokens_to_map
 from .plain import is_plain
@@ -99,7 +99,7 @@ def _runs_here(norm: nn.Module, level: Tensor) -> bool:
     """Return whether our batch norm runs: it changes the layout on the way, and keeps no ReLU."""
     return (
         not torch.compiler.is_compiling()
-        and level.device.type == "cpu"
+        and _tensors.is_on_cpu(level)
         and is_plain(norm, nn.BatchNorm2d)
         and norm.training
         and norm.bias is not None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..ops import _tensors
 from ..ops._native import HEAP_BYTES
 from .plain import has_hooks, is_recorded
 
@@ -31,7 +32,7 @@ def portions(x: Tensor, c: Tensor, *parts: nn.Module) -> Sequence[tuple[Tensor, 
         (x, c) of each portion, in order.
     """
     batch = c.shape[0]
-    if c.device.type != "cpu" or type(c) is not Tensor or is_recorded() or batch < 2:
+    if not _tensors.is_on_cpu(c) or type(c) is not Tensor or is_recorded() or batch < 2:
         return [(x, c)]
     if any(has_hooks(module) for part in parts for module in part.modules()):
         return [(x, c)]

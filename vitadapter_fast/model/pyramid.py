@@ -92,7 +92,7 @@ def _writes_once(level: Tensor) -> bool:
 def _sums_here(map_8: Tensor, at_4: Tensor, up: nn.Module, project: nn.Module) -> bool:
     return (
         not torch.compiler.is_compiling()
-        and map_8.device.type == "cpu"
+        and _tensors.is_on_cpu(map_8)
         and map_8.dtype == at_4.dtype
         and map_8.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import window_attention
+from ..ops import _tensors, window_attention
 from ..ops._backends import requested
 from ..ops._native import unavailable_reason
 from ..ops.window_attention.reference import merge_windows, partition_windows
@@ -241,7 +241,7 @@ def _beats_torch(heads: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and unavailable_reason() is None
         and requested(None) in (None, "cpu")
-        and heads.device.type == "cpu"
+        and _tensors.is_on_cpu(heads)
         and heads.dtype == torch.float32
         and heads.shape[0] * heads.shape[3] >= torch.get_num_threads()
     )

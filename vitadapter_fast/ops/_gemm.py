@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _native, _token_rows
+from . import _native, _tensors, _token_rows
 
 _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 _PIECE = 2688  # rows
@@ -111,7 +111,7 @@ def _suits_onednn(rows: Tensor, weight: Tensor) -> bool:
     return (
         type(rows) in _PLAIN  # fake tensors, and others that only look like dense ones, go to torch
         and type(weight) in _PLAIN
-        and rows.device.type == "cpu"
+        and _tensors.is_on_cpu(rows)
         and rows.dtype == weight.dtype == torch.float32
         and _ONEDNN is not None
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

@@ -9,7 +9,10 @@ from torch import Tensor
 
 
 def is_on_cpu(tensor: Tensor) -> bool:
-    """Return whether shortcuts that only pay on the CPU may be taken; benchmarks replace it."""
+    """Return whether shortcuts that only pay on the CPU may be taken.
+
+    All of them ask here, so that the path of GPUs can be taken without one.
+    """
     return tensor.is_cpu
 
 

@@ -13,7 +13,7 @@ import threading
 import torch
 from torch import Tensor
 
-from . import _native
+from . import _native, _tensors
 
 _KEPT_BYTES = 64 * 2**20
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -26,7 +26,7 @@ def is_ours(*tensors: Tensor) -> bool:
         all(
             type(tensor) in _PLAIN  # not fake ones, nor others that only look dense
             and tensor.dtype == torch.float32
-            and tensor.device.type == "cpu"
+            and _tensors.is_on_cpu(tensor)
             and tensor.numel() > 0
             for tensor in tensors
         )
