@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from vitadapter_fast import ViTAdapter
-from vitadapter_fast.model import norm, pyramid
-from vitadapter_fast.ops import _tensors
+from vitadapter_fast.model import norm, pyramid, vit
+from vitadapter_fast.ops import _tensors, _triton
 
 MODES = ["train", "eval"]
 Tiny = Callable[..., ViTAdapter]
@@ -91,3 +91,17 @@ def test_the_way_of_gpus_gives_the_same_maps(
     for one, other in zip(got, wanted, strict=True):
         assert one.stride() == other.stride() and one.dtype == other.dtype
         assert torch.dist(one, other) < (1e-5 if low is None else 3e-2) * other.norm()
+
+
+def test_a_gpu_without_triton_attends_by_torch_and_not_by_the_definition(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = torch.randn(1, 3, 96, 128)
+    wanted = run(tiny(drop_path_rate=0.0), image)
+    model = tiny(drop_path_rate=0.0)
+    monkeypatch.setattr(vit, "window_attention", None)  # whoever calls it fails
+    monkeypatch.setattr(_tensors, "is_on_cpu", lambda tensor: False)
+    monkeypatch.setattr(_triton, "unsupported_reason", lambda tensor: "no Triton on Windows")
+    for name, got in run(model, image).items():
+        right = wanted[name].double()
+        assert torch.dist(got.double(), right) <= 1e-3 * right.norm() + 1e-4, name

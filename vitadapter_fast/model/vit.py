@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import _tensors, window_attention
+from ..ops import _tensors, _triton, window_attention
 from ..ops._backends import requested
 from ..ops._native import unavailable_reason
 from ..ops.window_attention.reference import merge_windows, partition_windows
@@ -149,7 +149,7 @@ class Attention(nn.Module):
                 attended = self._attend(qkv)
             else:
                 attended = window_attention(heads, (1, x.shape[1]), None)
-        elif is_dropping:
+        elif is_dropping or not _has_kernel(heads):
             windows = partition_windows(qkv, hw, self.window_size)
             attended = merge_windows(self._attend(windows), hw, self.window_size)
         else:
@@ -244,6 +244,20 @@ def _beats_torch(heads: Tensor) -> bool:
         and _tensors.is_on_cpu(heads)
         and heads.dtype == torch.float32
         and heads.shape[0] * heads.shape[3] >= torch.get_num_threads()
+    )
+
+
+def _has_kernel(heads: Tensor) -> bool:
+    """Return whether a kernel attends within windows where they lie, [B, N, 3, M, D].
+
+    A GPU without Triton has none: there torch's attends to copies of them, and keeps no logits as
+    the operator's definition would.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or _tensors.is_on_cpu(heads)
+        or requested(None) is not None
+        or _triton.unsupported_reason(heads) is None
     )
 
 
