@@ -4,7 +4,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from worker import Failed, Spec, Worker  # noqa: E402
 import vitadapter_fast  # noqa: E402
 from vitadapter_fast import info  # noqa: E402
 
+_NOTES = pytest.StashKey[list[str]]()
 _LIMITS = pytest.StashKey[dict[str, dict[str, float]]]()
 SCALES = ("smoke", "cpu", "cpu_sizes", "gpu")
 OURS = "vitadapter_fast"
@@ -59,6 +60,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def device(pytestconfig: pytest.Config) -> str:
     return "cuda" if pytestconfig.getoption("--scale") == "gpu" else "cpu"
+
+
+@pytest.fixture(scope="session")
+def scale(pytestconfig: pytest.Config) -> str:
+    return str(pytestconfig.getoption("--scale"))
+
+
+@pytest.fixture
+def note(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Return a function that takes a line for the end of the run."""
+    return pytestconfig.stash.setdefault(_NOTES, []).append
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print what the benchmarks noted."""
+    if lines := config.stash.get(_NOTES, []):
+        terminalreporter.section("measured in this process")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@
 
 As the public code computes it, layer after layer: windows by unfold and fold, softmax in the open,
 deformable attention by grid_sample, maps laid out anew around every convolution. It is the truth of
-the backbone's benchmark, and a contender.
+the backbone's benchmark, and a contender; with torch's fused attention, a stronger one.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from peers import attention_peers
 from torch import Tensor, nn
 
 from vitadapter_fast import ViTAdapter
+from vitadapter_fast.ops.window_attention.reference import merge_windows, partition_windows
 
 HW = tuple[int, int]
 
@@ -23,10 +24,17 @@ HW = tuple[int, int]
 class Plain(nn.Module):
     """A ``ViTAdapter`` computed in plain PyTorch; the parameters are shared."""
 
-    def __init__(self, adapter: ViTAdapter) -> None:
-        """Take the modules of ``adapter``, which has the options of a preset."""
+    def __init__(self, adapter: ViTAdapter, *, has_sdpa: bool = False) -> None:
+        """Take the modules of ``adapter``, which has the options of a preset.
+
+        Args:
+            adapter: Ours.
+            has_sdpa: Whether attention is torch's fused operator, global and within windows, and
+                windows are cut by views.
+        """
         super().__init__()
         self.adapter = adapter
+        self.attention = _sdpa if has_sdpa else _attention
         (grid_sample, *_) = attention_peers("cpu")
         self.sample = grid_sample.run
 
@@ -45,7 +53,7 @@ class Plain(nn.Module):
             injector = interaction.injector
             x = x + injector.gamma * self._attend(injector, x, (vit,), c, prior)
             for block in ours.blocks[first : last + 1]:
-                x = _block(block, x, vit)
+                x = _block(block, x, vit, self.attention)
             for extractor in (interaction.extractor, *interaction.extra_extractors):
                 c = c + self._attend(extractor, c, prior, x, (vit,))
                 branch = _conv_ffn(extractor.ffn, extractor.ffn_norm(c), prior)
@@ -112,12 +120,12 @@ def _dropped(drop_path: nn.Module, x: Tensor, branch: Tensor) -> Tensor:
     return x + (branch if kept is None else kept * branch)
 
 
-def _block(block: Any, x: Tensor, hw: HW) -> Tensor:
+def _block(block: Any, x: Tensor, hw: HW, attention: Any) -> Tensor:
     gammas = (
         1 if block.gamma1 is None else block.gamma1,
         1 if block.gamma2 is None else block.gamma2,
     )
-    x = _dropped(block.drop_path, x, gammas[0] * _attention(block.attn, block.norm1(x), hw))
+    x = _dropped(block.drop_path, x, gammas[0] * attention(block.attn, block.norm1(x), hw))
     return _dropped(block.drop_path, x, gammas[1] * _feed_forward(block.mlp, block.norm2(x)))
 
 
@@ -145,6 +153,16 @@ def _attention(attn: Any, x: Tensor, hw: HW) -> Tensor:
     columns = (weights @ value).permute(0, 2, 4, 3, 1).reshape(B, C * size * size, -1)
     maps = F.fold(columns, maps.shape[2:], (size, size), stride=(size, size))
     return attn.proj(_tokens(maps[:, :, :h, :w]))  # type: ignore[no-any-return]
+
+
+def _sdpa(attn: Any, x: Tensor, hw: HW) -> Tensor:
+    """Compute the same by torch's fused attention."""
+    qkv, size = attn.qkv(x), attn.window_size
+    if size is not None:
+        qkv = partition_windows(qkv, hw, size)
+    parts = torch.unflatten(qkv, 2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    out = F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+    return attn.proj(out if size is None else merge_windows(out, hw, size))  # type: ignore[no-any-return]
 
 
 def _conv_ffn(ffn: Any, c: Tensor, grids: Sequence[HW]) -> Tensor:
