@@ -3,7 +3,7 @@
 """Whole backbones: ours, the original's composition, its public code, and what bounds them all."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from agreement import check_maps
 from plain import Plain
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,43 +20,28 @@ from worker import PASSES, Spec, Workload
 from vitadapter_fast import ViTAdapter, __version__, info
 from vitadapter_fast.model.config import PRESETS
 
-OURS, PLAIN, COMPILED = "vitadapter_fast", "plain PyTorch", "plain PyTorch, compiled"
+OURS, PLAIN, SDPA = "vitadapter_fast", "plain PyTorch", "plain PyTorch + SDPA"
+COMPILED, SDPA_COMPILED = f"{PLAIN}, compiled", f"{SDPA}, compiled"
 ORIGINAL, TIMM, ARITHMETIC = "original code", "timm ViT (no adapter)", "its arithmetic alone"
 _PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "linear", "_linear_pointwise", "convolution")
-_ATTENTION = (
-    "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_cudnn_attention",
-    "window_attention",
-)
+# torch has one for every library that it calls: flash, efficient, cudnn, for_cpu, ...
+_ATTENTION = ("_scaled_dot_product_", "window_attention")
 # Two windows of 14 patches, the second of them mostly padding.
 _CHECK_HW = (32, 256)
-_CHECK_GRADIENTS = (
-    "pos_embed",
-    "patch_embed.proj.weight",
-    "level_embed",
-    "blocks.0.attn.qkv.weight",
-    "blocks.0.norm1.bias",
-    "spm.stem.0.weight",
-    "spm.fc1.weight",
-    "interactions.0.injector.gamma",
-    "interactions.0.injector.attn.sampling_offsets.weight",
-    "interactions.0.extractor.attn.attention_weights.bias",
-    "interactions.0.extractor.ffn.dwconv.dwconv.weight",
-    "up.weight",
-    "norm1.weight",
-)
 
 
 def contenders(model: str, scale: str) -> list[str]:
     """Return what is compared for a preset."""
     if scale == "cpu_sizes":
         return [OURS]
-    found = [OURS, PLAIN]
+    is_gpu = scale.startswith("gpu")
+    found = [OURS, PLAIN] + [SDPA] * is_gpu
     if os.environ.get("VITADAPTER_ORIGINAL") and model != "g":  # which the original does not have
         found.append(ORIGINAL)
-    if scale == "gpu" or os.environ.get("VITADAPTER_COMPILED") == "1":
-        found.append(COMPILED)
+    if os.environ.get("VITADAPTER_COMPILED") == "1" or scale == "gpu_full":
+        found += [COMPILED] + [SDPA_COMPILED] * is_gpu
+    if scale == "gpu":
+        return found
     if find_spec("timm"):
         found.append(TIMM)
     return [*found, ARITHMETIC]
@@ -65,14 +51,14 @@ def build(spec: Spec) -> Workload:
     """Return the workload of one contender."""
     name, size, batch = spec.shape["model"], spec.shape["image_hw"], spec.shape["batch"]
     adapter = _adapter(name, spec.device)
-    model, version = _contender(spec.contender, adapter, name)
+    model, version = _contender(spec.contender, adapter, spec)
     if spec.contender != ARITHMETIC:
         model.to(spec.device)
     image = torch.randn(2, batch, 3, *size, device=spec.device)
     low = getattr(torch, spec.dtype)
     is_low = low != torch.float32
 
-    def maps_of(module: Any, pixels: Tensor) -> list[Tensor]:
+    def maps_of(module: Any, pixels: Tensor, is_low: bool = is_low) -> list[Tensor]:
         with torch.autocast(spec.device, dtype=low, enabled=is_low):
             out = module(pixels)
         return list(out) if isinstance(out, (list, tuple)) else [out]
@@ -94,8 +80,14 @@ def build(spec: Spec) -> Workload:
         return None
 
     def check() -> None:
-        if spec.contender in (OURS, ORIGINAL, COMPILED):
-            _check(model, Plain(adapter), maps_of, spec.device, 2e-2 if is_low else 1e-4)
+        if spec.contender in (PLAIN, TIMM, ARITHMETIC):
+            return
+        if spec.contender in (COMPILED, SDPA_COMPILED):  # once for a shape: that of its times
+            pixels, plain = image[0], Plain(adapter, has_sdpa=True)
+        else:
+            pixels = torch.randn(2, 3, *_CHECK_HW, device=spec.device)
+            plain = Plain(adapter)
+        check_maps(model, plain, maps_of, pixels, is_low=is_low)
 
     if spec.contender == ARITHMETIC:
         recorded = Arithmetic()
@@ -131,11 +123,15 @@ def _adapter(name: str, device: str) -> ViTAdapter:
     return adapter
 
 
-def _contender(contender: str, adapter: ViTAdapter, name: str) -> tuple[nn.Module, str]:
-    if contender == PLAIN:
-        return Plain(adapter), torch.__version__
-    if contender == COMPILED:
-        return torch.compile(Plain(adapter)), torch.__version__  # type: ignore[return-value]
+def _contender(contender: str, adapter: ViTAdapter, spec: Spec) -> tuple[nn.Module, str]:
+    name = spec.shape["model"]
+    if contender in (PLAIN, SDPA, COMPILED, SDPA_COMPILED):
+        plain = Plain(adapter, has_sdpa=contender in (SDPA, SDPA_COMPILED))
+        plain.prepare(spec.shape["image_hw"], spec.device)
+        if contender in (PLAIN, SDPA):
+            return plain, torch.__version__
+        # Not dynamic: sizes that it knows make the faster code.
+        return torch.compile(plain, dynamic=False), torch.__version__  # type: ignore[return-value]
     if contender == ORIGINAL:
         import original
 
@@ -173,48 +169,6 @@ def _timm(name: str) -> nn.Module:
     )
 
 
-def _check(model: nn.Module, plain: nn.Module, maps_of: Any, device: str, rtol: float) -> None:
-    """Compare maps and the gradients of some parameters with the plain composition's."""
-    image = torch.randn(2, 3, *_CHECK_HW, device=device)
-    names = _CHECK_GRADIENTS
-    wanted, got = ([*_in_eval(module, maps_of, image)] for module in (plain, model))
-    for module, found in ((plain, wanted), (model, got)):  # after: it moves the running statistics
-        found += _in_training(module, maps_of, image, names)
-    what = [f"map {i} in {mode}" for mode in ("eval", "training") for i in range(4)]
-    for name, one, other in zip([*what, *names], got, wanted, strict=True):
-        # Gradients as a whole and loosely: of few pixels, one on the other side of a ReLU's kink
-        # makes 0.5 %. The operators' own checks are the strict ones.
-        share = torch.dist(one.float(), other.float()) / other.float().norm()
-        allowed = rtol if name in what else 300 * rtol
-        # Not >: a NaN must fail.
-        assert share.item() < allowed, f"{name}: error {share:.3g} exceeds {allowed:.3g}"
-
-
-def _in_eval(module: nn.Module, maps_of: Any, image: Tensor) -> list[Tensor]:
-    module.eval()
-    with torch.no_grad():
-        maps: list[Tensor] = maps_of(module, image)
-    return maps
-
-
-def _in_training(
-    module: nn.Module, maps_of: Any, image: Tensor, names: Sequence[str]
-) -> list[Tensor]:
-    """Return maps and the gradients of parameters, which may be under a wrapper's prefix."""
-    named = list(module.named_parameters())
-    parameters = [next(p for key, p in named if key.endswith(name)) for name in names]
-    module.train()
-    torch.manual_seed(3)  # with which stochastic depth leaves in all that is compared
-    maps = maps_of(module, image)
-    return [*maps, *torch.autograd.grad(maps, parameters, [_wave(part) for part in maps])]
-
-
-def _wave(like: Tensor) -> Tensor:
-    """Return a cotangent that no norm cancels, the same for every contender."""
-    steps = torch.arange(like.numel(), device=like.device, dtype=torch.float32)
-    return torch.sin(0.37 * steps**1.1).view(like.shape).to(like.dtype)
-
-
 class Arithmetic(TorchDispatchMode):
     """Record the products, convolutions and attention of what runs inside, to run them alone."""
 
@@ -228,7 +182,7 @@ class Arithmetic(TorchDispatchMode):
     ) -> Any:
         """Run ``op``; keep it with its inputs if it is arithmetic."""
         name = op._schema.name.split("::")[1]
-        if name in (*_PRODUCTS, *_ATTENTION):
+        if name in _PRODUCTS or name.startswith(_ATTENTION):
             self.calls.append(lambda: op(*args, **(kwargs or {})))
         elif name == "patch_embed":
             image, weight, bias, *_ = args

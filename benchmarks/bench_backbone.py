@@ -4,12 +4,13 @@
 
 from typing import Any
 
-from backbones import ARITHMETIC, contenders
+from backbones import ARITHMETIC, PLAIN, SDPA_COMPILED, contenders
 from worker import PASSES, Spec
 from workloads import Row
 
-GPU_SIZES = ((512, 512), (800, 1344), (1024, 1024))
-SIZES = {
+Shape = tuple[str, tuple[int, int], int]
+GPU_SIZES = ((512, 512), (1024, 1024), (800, 1344))
+SIZES: dict[str, list[Shape]] = {
     "smoke": [("s", (64, 64), 1)],
     "cpu": [
         *(("s", (side, side), 1) for side in (224, 512)),
@@ -23,22 +24,43 @@ SIZES = {
         *(("s", (side, side), batch) for side in (224, 512) for batch in (1, 2, 8)),
         ("s", (800, 1344), 1),
     ],
-    "gpu": [(model, hw, batch) for model in "sblg" for hw in GPU_SIZES for batch in (1, 2, 8)],
+    "gpu": [
+        *((model, hw, batch) for model in "sb" for hw in GPU_SIZES for batch in (1, 8)),
+        *((model, (1024, 1024), batch) for model in "lg" for batch in (1, 8)),
+    ],
+    "gpu_full": [(name, hw, batch) for name in "sblg" for hw in GPU_SIZES for batch in (1, 2, 8)],
 }
+# What scale gpu has room for: float32 at one size, and a compiler where the host is what it waits
+# for, and where it is not.
+FLOAT32: list[Shape] = [("s", (1024, 1024), 1), ("b", (1024, 1024), 1)]
+COMPILED: list[Shape] = [("s", (1024, 1024), 1), ("b", (1024, 1024), 8)]
 
 
 def cases(scale: str, device: str) -> list[Row]:
-    dtypes = ("bfloat16", "float32") if device == "cuda" else ("float32",)
     found = []
-    for model, (h, w), batch in SIZES[scale]:
-        shape = {"model": model, "image_hw": (h, w), "batch": batch}
-        name = f"{model}@{h if h == w else f'{h}x{w}'}" + (f" x{batch}" if batch > 1 else "")
-        for dtype in dtypes:
-            for contender in contenders(model, scale):
-                spec = Spec("backbone", contender, shape, dtype, device)
-                passes = PASSES[:1] if contender == ARITHMETIC else PASSES
-                found += [Row(spec, name, each) for each in passes]
+    for shape in SIZES[scale]:
+        for dtype in ("bfloat16", "float32") if device == "cuda" else ("float32",):
+            if dtype == "float32" and scale == "gpu" and shape not in FLOAT32:
+                continue
+            names = contenders(shape[0], scale)
+            if scale == "gpu" and shape[1] != (1024, 1024):
+                names.remove(PLAIN)  # with SDPA it is the faster one
+            if scale == "gpu" and dtype == "bfloat16" and shape in COMPILED:
+                names.append(SDPA_COMPILED)
+            found += _rows(names, device, shape, dtype)
     return found
+
+
+def _rows(names: list[str], device: str, shape: Shape, dtype: str) -> list[Row]:
+    model, (h, w), batch = shape
+    facts = {"model": model, "image_hw": (h, w), "batch": batch}
+    name = f"{model}@{h if h == w else f'{h}x{w}'}" + (f" x{batch}" if batch > 1 else "")
+    rows = []
+    for contender in names:
+        spec = Spec("backbone", contender, facts, dtype, device)
+        passes = PASSES[:1] if contender == ARITHMETIC else PASSES
+        rows += [Row(spec, name, each) for each in passes]
+    return rows
 
 
 def test_backbone(row: Row, timed: Any) -> None:

@@ -9,7 +9,8 @@ from workloads import Row, rows
 SIZES = {
     "smoke": {"s": [(128, 1)]},
     "cpu": {"s": [(512, 1), (1024, 1)], "l": [(512, 1)]},
-    "gpu": {model: [(512, 1), (1024, 1), (1024, 8)] for model in "sblg"},
+    "gpu": {"s": [(1024, 8)]},
+    "gpu_full": {model: [(512, 1), (1024, 1), (1024, 8)] for model in "sblg"},
 }
 
 
@@ -24,7 +25,8 @@ def cases(scale: str, device: str) -> list[Row]:
         for image, batch in sizes
     }
     kinds = ["patch_embed", "window_attention", "dwconv_gelu"]
-    found = [row for kind in kinds for row in rows(kind, device, shapes)]
+    dtypes = ("bfloat16",) if scale == "gpu" else ()
+    found = [row for kind in kinds for row in rows(kind, device, shapes, dtypes)]
     if device == "cpu":  # GPUs run torch's
         found += rows("batch_norm", device, shapes)
     return found

@@ -3,6 +3,7 @@
 """``pytest benchmarks/``: every contender in a process of its own, checked, then timed."""
 
 import os
+import platform
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,17 +16,18 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents
 # For the processes, which import by name what this one does.
 os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
 
-import limits as bounds  # noqa: E402
-from worker import Failed, Spec, Worker  # noqa: E402
+import estimate  # noqa: E402
+from limits import device_name  # noqa: E402
+from results import Results, fact  # noqa: E402
+from session import Session, verdict  # noqa: E402
+from worker import Failed  # noqa: E402
 
 import vitadapter_fast  # noqa: E402
 from vitadapter_fast import info  # noqa: E402
 
 _NOTES = pytest.StashKey[list[str]]()
-_LIMITS = pytest.StashKey[dict[str, dict[str, float]]]()
-SCALES = ("smoke", "cpu", "cpu_sizes", "gpu")
-OURS = "vitadapter_fast"
-_FLOOR_S, _ROUNDS = 0.4, (3, 25)  # time that rounds take together, if their number allows
+_RESULTS = pytest.StashKey[Results]()
+SCALES = ("smoke", "cpu", "cpu_sizes", "gpu", "gpu_full")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,35 +38,66 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--original", type=Path, help="checkout of github.com/czczup/ViT-Adapter")
     group.addoption("--compiled", action="store_true", help="also torch.compile of the composition")
     group.addoption("--threads", type=int, default=torch.get_num_threads(), help="on the CPU")
+    group.addoption(
+        "--minutes", type=float, help="start nothing after; default: 25 for gpu, else no end"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not config.getoption("--scale"):
-        config.option.scale = "gpu" if torch.cuda.is_available() else "cpu"
-    if config.getoption("--original"):
-        os.environ["VITADAPTER_ORIGINAL"] = str(config.getoption("--original").resolve())
-    os.environ["VITADAPTER_COMPILED"] = str(int(config.getoption("--compiled")))
-    config.option.benchmark_columns = ["median", "iqr", "rounds"]
-    config.option.benchmark_sort = "name"
+    option = config.option
+    if not option.scale:
+        option.scale = "gpu" if torch.cuda.is_available() else "cpu"
+    if option.minutes is None and option.scale == "gpu":
+        option.minutes = estimate.MINUTES
+    if option.original:
+        os.environ["VITADAPTER_ORIGINAL"] = str(option.original.resolve())
+    os.environ["VITADAPTER_COMPILED"] = str(int(option.compiled))
+    option.benchmark_columns = ["median", "iqr", "rounds"]
+    option.benchmark_sort = "name"
+    # pytest-benchmark writes when all is done, and never where that is cut short: results.py does.
+    path, option.benchmark_json = option.benchmark_json, None
+    if path is not None and not isinstance(path, (str, os.PathLike)):  # before 5.2 an open file
+        path.close()
+        path = path.name
+    config.stash[_RESULTS] = Results(path and Path(path).absolute(), _machine(config))
+
+
+def _device(config: pytest.Config) -> str:
+    return "cuda" if config.option.scale.startswith("gpu") else "cpu"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every row that ``cases(scale)`` of the file names, for each of its contenders and passes."""
     if "row" not in metafunc.fixturenames:
         return
-    device = "cuda" if metafunc.config.getoption("--scale") == "gpu" else "cpu"
-    rows = metafunc.module.cases(metafunc.config.getoption("--scale"), device)
+    rows = metafunc.module.cases(metafunc.config.option.scale, _device(metafunc.config))
     metafunc.parametrize("row", rows, ids=["-".join((row.spec.kind, *row.id)) for row in rows])
 
 
-@pytest.fixture(scope="session")
-def device(pytestconfig: pytest.Config) -> str:
-    return "cuda" if pytestconfig.getoption("--scale") == "gpu" else "cpu"
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Compiled contenders last: one of them takes as long as ten others."""
+    items.sort(key=lambda item: "compiled" in item.name)
+
+
+def pytest_report_collectionfinish(
+    config: pytest.Config, items: list[pytest.Item]
+) -> list[str] | None:
+    """Tell how long it will take, where somebody pays for the time."""
+    if _device(config) == "cpu":
+        return None
+    rows = [item.callspec.params["row"] for item in items if hasattr(item, "callspec")]
+    return estimate.table(rows)
 
 
 @pytest.fixture(scope="session")
 def scale(pytestconfig: pytest.Config) -> str:
-    return str(pytestconfig.getoption("--scale"))
+    return str(pytestconfig.option.scale)
+
+
+@pytest.fixture(scope="session")
+def results(pytestconfig: pytest.Config) -> Results:
+    """Return what the run found so far."""
+    return pytestconfig.stash[_RESULTS]
 
 
 @pytest.fixture
@@ -76,135 +109,67 @@ def note(pytestconfig: pytest.Config) -> Callable[[str], None]:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print what the benchmarks noted."""
     if lines := config.stash.get(_NOTES, []):
-        terminalreporter.section("measured in this process")
+        terminalreporter.section("noted")
         for line in lines:
             terminalreporter.write_line(line)
 
 
-@pytest.fixture(scope="session")
-def workers() -> Iterator[dict[Spec, Worker]]:
-    """Return the process of the contender at hand: both passes are its."""
-    held: dict[str, Worker] = {}
-    yield held  # type: ignore[misc]
-    for worker in held.values():
-        worker.stop()
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Mark the file as whole, unless something cut the run short."""
+    is_cut = session.shouldstop or session.shouldfail
+    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not is_cut:
+        session.config.stash[_RESULTS].finish()
 
 
 @pytest.fixture(scope="session")
-def limits(pytestconfig: pytest.Config, device: str) -> dict[str, dict[str, float]]:
-    """Return what the device can do, by dtype."""
-    found = {}
-    for dtype in ("float32", *(["bfloat16"] if device == "cuda" else [])):
-        threads = pytestconfig.getoption("--threads")
-        worker = Worker(Spec("limits", "device", {}, dtype, device, threads))
-        found[dtype] = worker.ask("result")
-        worker.stop()
-    pytestconfig.stash[_LIMITS] = found
-    return found
-
-
-class _Clock:
-    """Seconds that processes measured; what pytest-benchmark reads instead of its own clock."""
-
-    def __init__(self) -> None:
-        self.total = 0.0
-
-    def __call__(self) -> float:
-        return self.total
-
-
-CLOCK = _Clock()
+def running(pytestconfig: pytest.Config, results: Results) -> Iterator[Session]:
+    """Return the run, which holds the process of the contender at hand: both passes are its."""
+    option, device = pytestconfig.option, _device(pytestconfig)
+    session = Session(device, option.threads, results, option.minutes)
+    session.find_limits(("float32",) if device == "cpu" else ("float32", "bfloat16"))
+    yield session
+    session.drop()
 
 
 @pytest.fixture
-def timed(
-    request: pytest.FixtureRequest,
-    benchmark: Any,
-    workers: dict[str, Worker],
-    limits: dict[str, dict[str, float]],
-    device: str,
-) -> Any:
+def timed(request: pytest.FixtureRequest, benchmark: Any, running: Session) -> Callable[..., None]:
     """Return a function that checks and times a row and notes what is to be known about it."""
 
     def run(row: Any) -> None:
-        worker = _worker_for(row, workers, request.config.getoption("--threads"))
-        facts, memory = worker.ask("facts"), worker.ask("memory", row.passes)
-        first = worker.ask("run", row.passes)
-        least = 1 if first > 4 else _ROUNDS[0]  # seconds: g on two cores
-        rounds = int(min(max(_FLOOR_S / first, least), _ROUNDS[1]))
-
-        def call() -> None:
-            CLOCK.total += worker.ask("run", row.passes)
-
-        benchmark.group = f"{row.spec.kind} {row.shape} {row.passes}"
-        benchmark._timer = CLOCK
-        benchmark.pedantic(call, rounds=rounds)
-        if benchmark.disabled:  # by --benchmark-disable or xdist: checked and run, not timed
-            return
-        seconds = benchmark.stats.stats.median
-        device_ms = worker.ask("device_ms", row.passes)
-        shared = bounds.share(
-            seconds if device_ms is None else device_ms / 1e3,
-            facts["flops"].get(row.passes, 0),
-            facts["bytes"].get(row.passes, 0),
-            limits[row.spec.dtype],
-            facts["limit"],
-        )
-        benchmark.extra_info.update(
-            kind=row.spec.kind,
-            shape=row.shape,
-            passes=row.passes,
-            contender=row.spec.contender,
-            version=facts["version"],
-            dtype=row.spec.dtype,
-            threads=worker.spec.threads,
-            images_per_s=facts["images"] / seconds,
-            device_ms=device_ms,
-            flops=facts["flops"].get(row.passes),
-            bytes=facts["bytes"].get(row.passes),
-            share_of_limit=shared,
-            **memory,
-        )
+        if running.is_over():
+            running.results.refuse(row, "no time left")
+            pytest.skip("no time left: see --minutes")
+        try:
+            running.measure(row, benchmark, request.node.name)
+        except Failed as failure:
+            running.results.refuse(row, failure.reason)
+            if verdict(row, failure) == "skipped":
+                pytest.skip(f"{row.spec.contender}: {failure.reason}")
+            pytest.fail(f"{row.spec}: refused to time it:\n{failure}", pytrace=False)
 
     return run
 
 
-def _worker_for(row: Any, workers: dict[str, Worker], threads: int) -> Worker:
-    """Return the process of the row, checked; the one before it ends."""
-    spec = Spec(**{**row.spec.__dict__, "threads": row.spec.threads or threads})
-    held = workers.get("held")
-    if held is None or held.spec != spec:
-        if held is not None:
-            workers.pop("held").stop()
-        workers["held"] = held = Worker(spec)
-        try:
-            held.ask("check")
-        except Failed as failure:
-            workers.pop("held").stop()
-            if "Unavailable" in str(failure) or spec.contender != OURS:
-                pytest.skip(f"{spec.contender}: {str(failure).strip().splitlines()[-1]}")
-            pytest.fail(f"{spec}: refused to time it:\n{failure}", pytrace=False)
-    return held
+def _machine(config: pytest.Config) -> dict[str, Any]:
+    """Return facts about the machine, and nothing that says where and by whom it was run."""
+    device = _device(config)
+    facts: dict[str, Any] = {
+        "device": fact("the name of the device", lambda: device_name(device)) or "unknown",
+        "cpu_count": os.cpu_count(),
+        "threads": config.option.threads,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "vitadapter_fast": vitadapter_fast.__version__,
+        "cpu_isa": fact("the instruction set", lambda: info.facts().get("CPU instruction set")),
+        "scale": config.option.scale,
+    }
+    return facts | ({"cuda": torch.version.cuda} if device == "cuda" else {})
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
-    """Name the device, and drop what says where and by whom it was run."""
-    device = "cuda" if config.getoption("--scale") == "gpu" else "cpu"
-    python = machine_info["python_version"]
+    """Say the same in what pytest-benchmark is asked to save."""
     machine_info.clear()
-    machine_info.update(
-        device=bounds.device_name(device),
-        cpu_count=os.cpu_count(),
-        threads=config.getoption("--threads"),
-        python=python,
-        torch=torch.__version__,
-        vitadapter_fast=vitadapter_fast.__version__,
-        cpu_isa=info.facts().get("CPU instruction set"),
-        scale=config.getoption("--scale"),
-    )
-    if device == "cuda":
-        machine_info["cuda"] = torch.version.cuda
-        machine_info["clock_mhz"] = torch.cuda.clock_rate()
+    machine_info.update(config.stash[_RESULTS].machine)
 
 
 def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: Any) -> None:
@@ -214,10 +179,3 @@ def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: Any)
     commit_info.update(
         id=commit, time=None, author_time=None, project="vitadapter_fast", dirty=None
     )
-
-
-def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: Any) -> None:
-    """Keep medians and spread, not every round; add what the device can do."""
-    output_json["machine_info"]["limits"] = config.stash.get(_LIMITS, {})
-    for each in output_json["benchmarks"]:
-        each["stats"].pop("data", None)

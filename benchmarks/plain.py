@@ -35,15 +35,25 @@ class Plain(nn.Module):
         super().__init__()
         self.adapter = adapter
         self.attention = _sdpa if has_sdpa else _attention
+        self._constants: dict[tuple[HW, ...], tuple[Tensor, Tensor]] = {}
         (grid_sample, *_) = attention_peers("cpu")
         self.sample = grid_sample.run
+
+    def prepare(self, image_hw: HW, device: str) -> None:
+        """Make the constants of an image size, which no call should: a copy to a GPU waits for it.
+
+        A compiler that traces the first call would put them into it.
+        """
+        for grids in _grids(image_hw):
+            sizes = torch.tensor([[w, h] for h, w in grids], device=device)[:, None]
+            self._constants[grids] = sizes, _centers(grids, device)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the four maps of images [B, 3, H, W] whose sides are multiples of 32."""
         ours: Any = self.adapter
-        H, W = image.shape[2:]
-        vit = (H // 16, W // 16)
-        prior = ((H // 8, W // 8), vit, (H // 32, W // 32))
+        (vit,), prior = _grids((image.shape[2], image.shape[3]))
+        if (vit,) not in self._constants:
+            self.prepare((image.shape[2], image.shape[3]), str(image.device))
         table = ours.pos_embed[:, 1:].unflatten(1, ours.patch_embed.pos_hw).permute(0, 3, 1, 2)
         x = _tokens(ours.patch_embed.proj(image)) + _tokens(
             F.interpolate(table, vit, mode="bicubic")
@@ -89,11 +99,18 @@ class Plain(nn.Module):
         value = attn.value_proj(feature).unflatten(2, (M, -1))
         offsets = attn.sampling_offsets(query).unflatten(2, (M, L, P, 2))
         weights = attn.attention_weights(query).unflatten(2, (M, L * P)).softmax(-1)
-        sizes = torch.tensor([[w, h] for h, w in level_hw], device=query.device)[:, None]
-        locations = _centers(query_hw, query)[:, None, None, None] + offsets / sizes
+        sizes, centers = self._constants[tuple(level_hw)][0], self._constants[tuple(query_hw)][1]
+        locations = centers[:, None, None, None] + offsets / sizes
         sampled = self.sample(value, tuple(level_hw), locations, weights.unflatten(3, (L, P)))
         out: Tensor = attn.output_proj(sampled)
         return out
+
+
+def _grids(image_hw: HW) -> tuple[tuple[HW, ...], tuple[HW, ...]]:
+    """Return the grid of the ViT, and those of the prior."""
+    H, W = image_hw
+    vit = (H // 16, W // 16)
+    return (vit,), ((H // 8, W // 8), vit, (H // 32, W // 32))
 
 
 def _tokens(feature_map: Tensor) -> Tensor:
@@ -104,12 +121,12 @@ def _map(tokens: Tensor, hw: HW) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, hw).contiguous()
 
 
-def _centers(grids: Sequence[HW], like: Tensor) -> Tensor:
+def _centers(grids: Sequence[HW], device: str) -> Tensor:
     """Return the positions of the pixels of all grids as (x, y) in [0, 1], [Q, 2]."""
     parts = []
     for h, w in grids:
-        y = (torch.arange(h, dtype=like.dtype, device=like.device) + 0.5) / h
-        x = (torch.arange(w, dtype=like.dtype, device=like.device) + 0.5) / w
+        y = (torch.arange(h, device=device) + 0.5) / h
+        x = (torch.arange(w, device=device) + 0.5) / w
         rows, columns = torch.meshgrid(y, x, indexing="ij")
         parts.append(torch.stack((columns, rows), -1).flatten(0, 1))
     return torch.cat(parts)

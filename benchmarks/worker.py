@@ -10,6 +10,9 @@ import ctypes
 import gc
 import multiprocessing
 import os
+import re
+import signal
+import statistics
 import time
 import traceback
 from collections.abc import Callable
@@ -23,6 +26,11 @@ import torch
 
 PASSES = ("forward", "forward+backward")
 _GRAPHS = 4
+_REPLAYS, _REPLAYS_S = (3, 25), 0.4  # time that replays take together, if their number allows
+_OUT_OF_MEMORY = re.compile(
+    # torch's, cuBLAS's and cuDNN's, the driver's, Python's and torch's on the CPU
+    r"OutOfMemoryError|out of memory|ALLOC_FAILED|MemoryError|can't allocate memory"
+)
 # Forked from a process that has imported torch and done nothing with it: a start takes 0.1 s.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "vitadapter_fast", "workloads"])
@@ -78,13 +86,30 @@ class Workload:
 class Failed(Exception):
     """The process could not do what it was asked; the text is its traceback."""
 
+    @property
+    def is_out_of_memory(self) -> bool:
+        """Whether it wanted more memory than there is."""
+        return _OUT_OF_MEMORY.search(str(self)) is not None
+
+    @property
+    def reason(self) -> str:
+        """Return it in a line."""
+        if self.is_out_of_memory:
+            return "out of memory"
+        return str(self).strip().splitlines()[-1]
+
 
 class Worker:
     """The benchmark's end of a process."""
 
-    def __init__(self, spec: Spec) -> None:
-        """Start the process; how building went, it says at the first question."""
-        self.spec = spec
+    def __init__(self, spec: Spec, patience_s: float | None = None) -> None:
+        """Start the process; how building went, it says at the first question.
+
+        Args:
+            spec: What it runs.
+            patience_s: For an answer, or None to wait for as long as it takes.
+        """
+        self.spec, self._patience_s = spec, patience_s
         self._pipe, other = _CONTEXT.Pipe()
         self._process = _CONTEXT.Process(target=_serve, args=(other, spec), daemon=True)
         self._process.start()
@@ -94,10 +119,13 @@ class Worker:
         """Return the answer.
 
         Raises:
-            Failed: The process raised an exception or died.
+            Failed: The process raised an exception, died, or was ended for taking too long.
         """
         try:
             self._pipe.send((question, args))
+            if not self._pipe.poll(self._patience_s):
+                self._process.kill()
+                raise Failed(f"{self.spec}: took longer than {self._patience_s:.0f} s")
             is_fine, answer = self._pipe.recv()
         except (EOFError, OSError) as error:
             self._process.join(10)
@@ -117,6 +145,7 @@ class Worker:
 def _serve(pipe: Connection, spec: Spec) -> None:
     import workloads
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the asker decides
     if spec.threads:
         torch.set_num_threads(spec.threads)
     try:
@@ -189,37 +218,55 @@ class _Session:
         del result
         return {"peak_bytes": self._peak(), "saved_bytes": sum(saved.values())}
 
-    def device_ms(self, name: str, calls: int = 20) -> float | None:
-        """Return device time of a call from captured graphs, median of ``calls``.
+    def clock_mhz(self) -> float | None:
+        """Return the device's clock now, right after its work; None where nothing tells."""
+        with suppress(Exception):  # needs nvidia-ml-py, and a driver that lets it ask
+            return float(torch.cuda.clock_rate()) if self.is_cuda else None
+        return None
 
-        None on a CPU, and for what cannot be captured. Inputs come in turn, a graph for each.
+    def graph_ms(self, name: str) -> dict[str, Any]:
+        """Return device time of a call: of captured graphs, replayed.
+
+        Inputs come in turn, a graph for each. After a failed capture torch stays in it, and no
+        time of this process is one: ``is_spoiled``.
         """
         if not self.is_cuda:
-            return None
+            return {"device_ms": None}
+        try:
+            graphs, kept = self._captured(name)
+        except Exception as error:
+            failed = Failed(f"{type(error).__name__}: {error}".strip())
+            return {"device_ms": None, "not_captured": failed.reason, "is_spoiled": True}
+        times: list[float] = []
+        while len(times) < _REPLAYS[0] or (
+            len(times) < _REPLAYS[1] and sum(times) < 1e3 * _REPLAYS_S
+        ):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            graphs[len(times) % len(graphs)].replay()
+            end.record()
+            end.synchronize()
+            times.append(begin.elapsed_time(end))
+        del kept
+        low, middle, high = statistics.quantiles(times, n=4)
+        return {"device_ms": middle, "device_iqr_ms": high - low}
+
+    def _captured(self, name: str) -> tuple[list[Any], list[object]]:
+        """Return graphs of a call, and what they write to."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for index in range(3):
                 self.workload.run(name, index)
         torch.cuda.current_stream().wait_stream(stream)
-        graphs, kept = [], []
+        graphs: list[Any] = []
+        kept: list[object] = []
         for index in range(min(self.workload.inputs, _GRAPHS)):
             graph = torch.cuda.CUDAGraph()
-            try:
-                with torch.cuda.graph(graph, pool=graphs[0].pool() if graphs else None):
-                    kept.append(self.workload.run(name, index))
-            except RuntimeError:
-                return None
+            with torch.cuda.graph(graph, pool=graphs[0].pool() if graphs else None):
+                kept.append(self.workload.run(name, index))
             graphs.append(graph)
-        times = []
-        for index in range(calls):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            graphs[index % len(graphs)].replay()
-            end.record()
-            end.synchronize()
-            times.append(begin.elapsed_time(end))
-        return sorted(times)[calls // 2]
+        return graphs, kept
 
     def _wait(self) -> None:
         if self.is_cuda:

@@ -5,7 +5,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import limits
@@ -79,7 +79,15 @@ def build(spec: Spec) -> Workload:
         from backbones import build as build_backbone
 
         return build_backbone(spec)
-    return _Calls(spec, PROBLEMS[spec.kind](spec)).workload()
+    return _Calls(spec, _problem(spec)).workload()
+
+
+def _problem(spec: Spec) -> Problem:
+    if spec.kind in PROBLEMS:
+        return PROBLEMS[spec.kind](spec)
+    from sweeps import SWEEPS  # which has its problems from here
+
+    return SWEEPS[spec.kind](spec)
 
 
 class _Calls:
@@ -155,13 +163,13 @@ class _Calls:
         )
 
 
-def _backends(device: str) -> dict[str, str | None]:
+def backends(device: str) -> dict[str, str | None]:
     """Return our contenders: what a user gets and, on GPUs, Triton instead."""
     return {OURS: None} | ({f"{OURS} triton": "triton"} if device == "cuda" else {})
 
 
 def _ours(device: str, op: Callable[[str | None], Op]) -> dict[str, tuple[str, Op]]:
-    return {name: (__version__, op(backend)) for name, backend in _backends(device).items()}
+    return {name: (__version__, op(backend)) for name, backend in backends(device).items()}
 
 
 def _attention(spec: Spec) -> Problem:
@@ -169,13 +177,20 @@ def _attention(spec: Spec) -> Problem:
     model, image, batch = spec.shape["model"], spec.shape["image"], spec.shape.get("batch", 1)
     make = {"extractor": extractor, "injector": injector}[spec.shape["side"]]
     case = make("", image, *MODEL_HEADS[model], batch=batch)
-    sizes = torch.tensor([[w, h] for h, w in case.level_hw])[:, None].to(spec.device)
-    centers = query_centers(case)[:, None, None, None].to(spec.device)
+    sizes = torch.tensor([[w, h] for h, w in case.level_hw])[:, None]
     is_block = spec.shape["entry"] == "block"
+
+    # At the first call, for names of contenders are asked for where there is no such device; and
+    # once, for a GPU is waited for.
+    @cache
+    def geometry(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        centers = query_centers(case)[:, None, None, None]
+        return centers.to(spec.device, dtype), sizes.to(spec.device)
 
     def located(offsets: Tensor) -> Tensor:
         wide = torch.promote_types(offsets.dtype, torch.float32)
-        return centers.to(wide) + offsets.to(wide) / sizes
+        centers, each = geometry(wide)
+        return centers + offsets.to(wide) / each
 
     def softmax(logits: Tensor) -> Tensor:
         return logits.flatten(-2).softmax(-1).view_as(logits)
@@ -184,7 +199,7 @@ def _attention(spec: Spec) -> Problem:
         grid = make_inputs(case, spread=2.0, seed=seed)
         if is_block:
             return [tensor.requires_grad_() for tensor in grid.tensors()]
-        points = (query_centers(case)[:, None, None, None] + grid.points / sizes.cpu()).detach()
+        points = (query_centers(case)[:, None, None, None] + grid.points / sizes).detach()
         points.is_location = True  # type: ignore[attr-defined]
         return [each.requires_grad_() for each in (grid.value, points, softmax(grid.weights))]
 
@@ -271,7 +286,7 @@ def _window_attention(spec: Spec) -> Problem:
         maps = F.fold(columns, maps.shape[2:], (size, size), stride=(size, size))
         return maps[:, :, :h, :w].flatten(2).transpose(1, 2)
 
-    contenders = _ours(spec.device, ours)
+    contenders = {OURS: (__version__, ours(None))}  # on GPUs that is Triton's
     contenders["pad + views + SDPA"] = (torch.__version__, views)
     contenders["unfold + softmax + fold"] = (torch.__version__, unfold)
     whole, rest = divmod(side, case.window_size)
@@ -346,7 +361,7 @@ def rows(
     dtypes = dtypes or (("bfloat16", "float32") if device == "cuda" else ("float32",))
     found = []
     for name, shape in shapes.items():
-        contenders = PROBLEMS[kind](Spec(kind, "", shape, device=device)).contenders
+        contenders = _problem(Spec(kind, "", shape, device=device)).contenders
         for dtype in dtypes:
             for contender in contenders:
                 spec = Spec(kind, contender, shape, dtype, device)
