@@ -4,7 +4,7 @@
 PYTHON ?= python
 CPP := $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/sanitizers/*.cpp')
 
-.PHONY: demo train-demo test fuzz sanitize tsan lint bench gpu
+.PHONY: demo train-demo test fuzz sanitize tsan lint bench gpu gpu-build gpu-test gpu-test-triton gpu-sanitize gpu-bench
 
 demo:  ## features of the packaged photo, as a picture
 	$(PYTHON) -m vitadapter_fast features
@@ -43,8 +43,50 @@ bench:  ## every contender found here, checked and timed; report/ holds tables a
 	$(PYTHON) -m pytest benchmarks/ -q --benchmark-json=bench.json
 	$(PYTHON) benchmarks/report.py bench.json -o report
 
-gpu:
-	$(PYTHON) -c "import torch; assert torch.cuda.is_available(), 'make gpu needs a CUDA device'"
-	VITADAPTER_CUDA=1 $(PYTHON) -m pip install --no-build-isolation --no-deps .
-	$(PYTHON) -m pytest -q -m cuda
-	$(PYTHON) -m pytest benchmarks/ -q --scale gpu --benchmark-json=benchmarks/results/gpu.json
+# Of the device: the rest of the tests marked cuda is Triton's (gpu-test-triton).
+OPERATORS := tests/ops/test_cuda_device.py tests/ops/test_dwconv_gelu_device.py tests/ops/test_patch_embed_device.py
+ON_DEVICE := $(PYTHON) -m pytest -q -m cuda
+NO_DEVICE := no CUDA device was found: make gpu builds for one, tests on it and times it
+CAPABILITY := import torch; assert torch.cuda.is_available(), '$(NO_DEVICE)'; print('%d%d-real' % torch.cuda.get_device_capability())
+KERNELS := from vitadapter_fast.ops._native import cuda_unavailable_reason as why; assert why() is None, why()
+
+gpu:  ## all on a GPU: build, tests, 25 minutes of timing; stops at what fails, build/gpu has what was found
+	$(MAKE) gpu-build
+	$(MAKE) gpu-test
+	$(MAKE) gpu-bench
+
+gpu-build:  ## the kernels for the card that is here, in place: python -m reads this folder's package
+	archs=$$($(PYTHON) -c "$(CAPABILITY)") && VITADAPTER_CUDA=1 VITADAPTER_CUDA_ARCHS=$$archs \
+	  $(PYTHON) setup.py build_ext --inplace
+	$(PYTHON) -c "$(KERNELS)"
+	$(PYTHON) -m vitadapter_fast info --check
+
+gpu-test:  ## cheap ones first: what only a device shows, every shape, windows and the model in Triton
+	$(ON_DEVICE) $(OPERATORS) tests/test_checkpoint.py --junitxml=build/gpu/behavior.xml \
+	  -k "not triton and not output_and_gradients and not memcheck"
+	$(ON_DEVICE) $(OPERATORS) --junitxml=build/gpu/shapes.xml -k "not triton and output_and_gradients"
+	$(ON_DEVICE) tests/ops/test_window_attention_device.py tests/ops/test_cuda_device.py \
+	  --junitxml=build/gpu/triton.xml -k "window_attention or (triton and (model_s or compiled))"
+
+gpu-test-triton:  ## every operator in Triton: most tests compile kernels of their own
+	$(ON_DEVICE) $(OPERATORS) --junitxml=build/gpu/all_triton.xml -k "triton"
+
+SANITIZER ?= compute-sanitizer
+SANITIZED := VITADAPTER_TEST_SANITIZED=1 $(SANITIZER) --error-exitcode 9
+UNDER := $(ON_DEVICE) -x -p no:cacheprovider
+
+# Each tensor an allocation of its own: a read past its end is then a fault. torch probes the driver
+# with calls that may fail: only what kernels do counts.
+gpu-sanitize:  ## the CUDA kernels under memcheck; those with shared memory under racecheck and synccheck
+	PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZED) --tool memcheck --report-api-errors no \
+	  $(UNDER) $(OPERATORS) -k "not triton and not float16 and (prime or odd or one_pixel or five or nan)"
+	$(SANITIZED) --tool racecheck $(UNDER) tests/ops/test_dwconv_gelu_device.py \
+	  -k "output_and_gradients and not triton and prime"
+	$(SANITIZED) --tool synccheck $(UNDER) tests/ops/test_dwconv_gelu_device.py \
+	  -k "output_and_gradients and not triton and prime"
+
+# A row of ours that fails is told after the report, so that the report is there.
+gpu-bench:  ## benchmarks/results/DEVICE.json, written row by row, and build/gpu/report of it
+	file=$$($(PYTHON) benchmarks/results.py) && status=0 && \
+	  { $(PYTHON) -m pytest benchmarks/ -q --scale gpu --benchmark-json=$$file || status=$$?; } && \
+	  $(PYTHON) benchmarks/report.py $$file -o build/gpu/report && exit $$status

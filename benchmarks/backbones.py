@@ -107,7 +107,11 @@ def _adapter(name: str, device: str) -> ViTAdapter:
     """Return a preset filled quickly: g has 1.2 billion parameters to draw."""
     with torch.device("meta"):
         adapter = ViTAdapter(**PRESETS[name].model_kwargs())
-    adapter = adapter.to_empty(device=device)
+    return fill(adapter.to_empty(device=device))
+
+
+def fill(adapter: ViTAdapter) -> ViTAdapter:
+    """Return the adapter with random values of which none hides a part that is left out."""
     torch.manual_seed(0)
     with torch.no_grad():
         for key, tensor in adapter.state_dict().items():
@@ -115,7 +119,7 @@ def _adapter(name: str, device: str) -> ViTAdapter:
                 tensor.zero_()
             elif tensor.dim() > 1:
                 tensor.uniform_(-1, 1).mul_((3 / tensor[0].numel()) ** 0.5)
-            else:  # nothing zero or one, which would hide a part left out
+            else:  # nothing zero or one
                 low, high = (-0.1, 0.1) if key.endswith(("bias", "running_mean")) else (0.8, 1.2)
                 tensor.uniform_(low, high)
         for interaction in adapter.interactions:

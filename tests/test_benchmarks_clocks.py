@@ -211,8 +211,8 @@ def in_bfloat16(module: Any, pixels: Tensor, is_low: bool = True) -> list[Tensor
 def test_in_16_bits_ours_may_be_as_wrong_as_the_composition(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    adapter = backbones._adapter("s", "cpu")
-    image = torch.randn(2, 3, 32, 256)
+    adapter = backbones.fill(ViTAdapter(**WINDOWED))
+    image = torch.randn(2, 3, 64, 96)
     agreement.check_maps(adapter, Plain(adapter), in_bfloat16, image, is_low=True)
     right = conv.forward
     monkeypatch.setattr(conv, "forward", lambda call: right(call) * 1.2)
