@@ -97,10 +97,7 @@ class Session:
             return
         stats = benchmark.stats.stats.as_dict()
         clock_mhz = worker.ask("clock_mhz")
-        # The last question: a capture that fails spoils the process.
-        graph = worker.ask("graph_ms", row.passes)
-        if graph.pop("is_spoiled", False):
-            self.drop()
+        graph = self._graph(worker, row.passes)
         seconds, device_ms = stats["median"], graph["device_ms"]
         best = seconds if device_ms is None else device_ms / 1e3
         benchmark.extra_info.update(
@@ -121,6 +118,16 @@ class Session:
         if clock_mhz is not None:
             benchmark.extra_info["clock_mhz"] = clock_mhz
         self.results.add(name, stats, dict(benchmark.extra_info))
+
+    def _graph(self, worker: Worker, passes: str) -> dict[str, Any]:
+        """Return the device's time; last, for a capture that fails ends the process."""
+        try:
+            graph: dict[str, Any] = worker.ask("graph_ms", passes)
+        except Failed as failure:
+            graph = {"device_ms": None, "not_captured": failure.reason, "is_spoiled": True}
+        if graph.pop("is_spoiled", False):
+            self.drop()
+        return graph
 
     def _worker_for(self, spec: Spec) -> Worker:
         """Return the process of a contender, checked once; the one before it ends."""
@@ -150,7 +157,8 @@ class Session:
     def find_limits(self, dtypes: tuple[str, ...]) -> None:
         """Measure what the device can do, while nothing else runs; a failure costs only shares."""
         for dtype in dtypes:
-            worker = Worker(Spec("limits", "device", {}, dtype, self.device, self.threads))
+            spec = Spec("limits", "device", {}, dtype, self.device, self.threads)
+            worker = Worker(spec, _PATIENCE_S)
             try:
                 self._limits[dtype] = worker.ask("result")
             except Failed as failure:

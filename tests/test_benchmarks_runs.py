@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import report  # noqa: E402
-from worker import Failed, Spec, Worker  # noqa: E402
+from worker import PASSES, Failed, Spec, Worker  # noqa: E402
 
 # What happens to contenders of the operators, and to questions about the machine. Every process of
 # a run imports it first.
@@ -35,6 +35,8 @@ def graph_ms(self, name):
         with Path(os.environ["PIDS"]).open("a") as file:
             file.write(f"{os.getpid()}\\n")
         return {"device_ms": None, "not_captured": "copies from the host", "is_spoiled": True}
+    if self.spec.contender == "pad + views + SDPA":
+        os._exit(5)
     return {"device_ms": 0.125, "device_iqr_ms": 0.002}
 
 worker._Session.graph_ms = graph_ms
@@ -145,6 +147,14 @@ def test_ours_refused_is_the_failure_and_has_no_time(done: Done) -> None:
 def test_nothing_is_timed_in_a_process_whose_capture_failed(done: Done) -> None:
     assert len(done.times("dwconv_gelu", "split + conv2d + cat")) == 2
     assert len(set(done.pids)) == 2
+
+
+def test_a_process_that_dies_in_a_capture_keeps_its_eager_time(done: Done) -> None:
+    name = "pad + views + SDPA"
+    assert done.times("window_attention", name) == list(PASSES)
+    found = [result.facts for result in done.run.results if result.contender == name]
+    assert all(each["device_ms"] is None for each in found)
+    assert all("exit code 5" in each["not_captured"] for each in found)
 
 
 def test_a_run_cut_short_keeps_what_it_has(tmp_path: Path) -> None:
