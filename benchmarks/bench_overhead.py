@@ -212,18 +212,28 @@ def in_turn(ours: Run, other: Run, seconds: float) -> tuple[float, float, float]
     return min(one for one, _ in times), min(two for _, two in times), ratio
 
 
+def yardstick(seconds: float = 0.1) -> str:
+    """Return a line about how fast this thread is now: differences in us are to be read with it."""
+    numbers = torch.ones(4)
+    with _quiet("no gradients"):
+        add_s, _, _ = in_turn(lambda: torch.add(numbers, numbers), lambda: None, seconds)
+    return f"torch.add of 4 numbers takes {1e6 * add_s:.2f} us here"
+
+
 def test_model(note: Note, scale: str) -> None:
     for line in model(*([0.0, MODES[:1]] if scale == "smoke" else [])):
         note(str(line))
 
 
 def test_operators(note: Note, scale: str) -> None:
+    note(yardstick())
     for line in operators(*([0.0, MODES[:1]] if scale == "smoke" else [])):
         note(str(line))
 
 
 def main() -> None:
     """Print both tables."""
+    sys.stdout.write(f"{yardstick()}\n")
     for find in (model, operators):
         for line in find():
             sys.stdout.write(f"{line}\n")
