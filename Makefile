@@ -44,7 +44,7 @@ bench:  ## every contender found here, checked and timed; report/ holds tables a
 	$(PYTHON) benchmarks/report.py bench.json -o report
 
 # Of the device: the rest of the tests marked cuda is Triton's (gpu-test-triton).
-OPERATORS := tests/ops/test_cuda_device.py tests/ops/test_dwconv_gelu_device.py tests/ops/test_patch_embed_device.py
+OPERATORS := $(addprefix tests/ops/test_,$(addsuffix _device.py,cuda cuda_awkward dwconv_gelu patch_embed))
 ON_DEVICE := $(PYTHON) -m pytest -q -m cuda
 NO_DEVICE := no CUDA device was found: make gpu builds for one, tests on it and times it
 CAPABILITY := import torch; assert torch.cuda.is_available(), '$(NO_DEVICE)'; print('%d%d-real' % torch.cuda.get_device_capability())
@@ -62,7 +62,7 @@ gpu-build:  ## the kernels for the card that is here, in place: python -m reads 
 	$(PYTHON) -m vitadapter_fast info --check
 
 gpu-test:  ## cheap ones first: what only a device shows, every shape, windows and the model in Triton
-	$(ON_DEVICE) $(OPERATORS) tests/test_checkpoint.py --junitxml=build/gpu/behavior.xml \
+	$(ON_DEVICE) $(OPERATORS) tests/model/test_model_device.py tests/test_checkpoint.py --junitxml=build/gpu/behavior.xml \
 	  -k "not triton and not output_and_gradients and not memcheck"
 	$(ON_DEVICE) $(OPERATORS) --junitxml=build/gpu/shapes.xml -k "not triton and output_and_gradients"
 	$(ON_DEVICE) tests/ops/test_window_attention_device.py tests/ops/test_cuda_device.py \

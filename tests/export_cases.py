@@ -21,7 +21,7 @@ SMALLEST: dict[str, Any] = {
 
 
 def smallest_model(**overrides: Any) -> ViTAdapter:
-    """Fresh weights would hide much: positions and gammas of 0, points that hang on no query."""
+    """Fresh weights would hide much: positions and gammas of 0, points that depend on no query."""
     torch.manual_seed(0)
     model = ViTAdapter(**{**SMALLEST, **overrides}).eval()
     hidden = ("sampling_offsets.weight", "attention_weights.weight", "gamma", "pos_embed")

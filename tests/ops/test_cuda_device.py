@@ -85,10 +85,10 @@ def test_output_and_gradients(backend: str, case: AttnCase, dtype: torch.dtype) 
 
 
 @pytest.mark.usefixtures("how")
-@pytest.mark.parametrize("levels", [1, 3, 4])
+@pytest.mark.parametrize("levels", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("channels", [16, 32, 64, 128])
 def test_every_specialized_kernel(backend: str, channels: int, levels: int) -> None:
-    sizes = ((5, 3), (1, 4), (2, 1), (1, 1))[:levels]
+    sizes = ((5, 3), (1, 4), (2, 1), (1, 1), (2, 2))[:levels]
     case = AttnCase("specialized", 2, 2, channels, 4, sizes, ((3, 5), (1, 2)))
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         for form in (case, case.classic()):
@@ -331,6 +331,7 @@ def test_kernels_are_clean_under_memcheck() -> None:
     }
     chosen = "(test_output_and_gradients and (prime or odd or one_pixel or five) and not float16)"
     chosen += " or (test_every_specialized_kernel and (16- or 32-)) or (not_finite and nan)"
+    chosen = f"({chosen}) and not triton"  # whose own compiler it is not ours to check
     # torch probes the driver with calls that may fail: only what kernels do counts.
     command = [sanitizer, "--tool", "memcheck", "--report-api-errors", "no"]
     command += ["--error-exitcode", "9", sys.executable, "-m", "pytest", "-q", "-x"]

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls of our operators in, the same in operators that ONNX has out.
 
-Sizes may be symbols, and no branch may hang on their values: it would be taken once, for the size
+Sizes may be symbols, and no branch may depend on their values: it would be taken once, for the size
 of the example image.
 """
 

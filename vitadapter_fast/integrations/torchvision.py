@@ -68,7 +68,7 @@ class ViTAdapterFPN(nn.Module):
         """Return maps "0", "1", "2", "3" and "pool", [B, out_channels, H / s, W / s].
 
         Args:
-            image: [B, I, H, W], as of ``ViTAdapter``; s = 4, 8, 16, 32, 64.
+            image: [B, I, H, W], as for ``ViTAdapter``; s = 4, 8, 16, 32, 64.
         """
         levels = OrderedDict(zip(LEVELS, self.body(image), strict=True))
         pyramid: OrderedDict[str, Tensor] = self.fpn(levels)
@@ -90,9 +90,9 @@ def faster_rcnn(
         backbone: A preset, "s", "b", "l" or "g", or any adapter.
         num_classes: Classes with the background, which is class 0; COCO's ids go up to 90. None
             where ``settings`` has a ``box_predictor``.
-        pretrained: Checkpoint for a preset, as of ``ViTAdapter``.
+        pretrained: Checkpoint for a preset, as for ``ViTAdapter``.
         out_channels: Channels of the pyramid network.
-        fpn_norm: "none" or "GN", as of ``ViTAdapterFPN``.
+        fpn_norm: "none" or "GN", as for ``ViTAdapterFPN``.
         **settings: Keywords of torchvision's ``FasterRCNN``. Its images have values in [0, 1], and
             its mean and deviation are those that DINOv2 was trained with.
 
@@ -113,7 +113,7 @@ def mask_rcnn(
     fpn_norm: str = "none",
     **settings: Any,
 ) -> MaskRCNN:
-    """Build torchvision's Mask R-CNN on an adapter; arguments and errors as of ``faster_rcnn``."""
+    """Build torchvision's Mask R-CNN on an adapter; arguments and errors as for ``faster_rcnn``."""
     body = _pyramid("mask_rcnn", backbone, pretrained, out_channels, fpn_norm)
     return MaskRCNN(body, num_classes, **settings)
 

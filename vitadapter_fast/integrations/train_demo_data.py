@@ -123,7 +123,7 @@ def detections_as_coco(photo: Photo, found: Target) -> list[dict[str, Any]]:
 
 
 def score(split: Split, detections: list[dict[str, Any]]) -> Scores:
-    """Compare detections, as of ``detections_as_coco``, with the boxes of the split."""
+    """Compare detections, as for ``detections_as_coco``, with the boxes of the split."""
     if not detections:
         return Scores(0.0, 0.0, dict.fromkeys(split.classes.values(), 0.0))
     # It prints.

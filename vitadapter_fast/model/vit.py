@@ -183,7 +183,7 @@ class Mlp(nn.Module):
         gamma: Tensor | None = None,
         kept: Tensor | None = None,
     ) -> Tensor:
-        """Return x + kept * gamma * mlp(norm(x)), [B, N, C]; arguments as of ``Attention``."""
+        """Return x + kept * gamma * mlp(norm(x)), [B, N, C]; arguments as for ``Attention``."""
         hidden, x = norm_linear(x, norm, self.fc1)
         activation, drop = "gelu", _active_rate(self.drop)
         if drop > 0.0:
@@ -221,7 +221,7 @@ class SwiGLU(nn.Module):
         gamma: Tensor | None = None,
         kept: Tensor | None = None,
     ) -> Tensor:
-        """Return x + kept * gamma * swiglu(norm(x)), [B, N, C]; arguments as of ``Attention``."""
+        """Return x + kept * gamma * swiglu(norm(x)), [B, N, C]; arguments as for ``Attention``."""
         hidden, x = norm_linear(x, norm, self.w12)
         drop = _active_rate(self.drop)
         return residual_linear(

@@ -110,7 +110,7 @@ class ViTAdapter(nn.Module):
             add_vit_feature: Whether the ViT's maps are added to the pyramid.
             use_extra_extractor: Whether the last stage has two more extractors.
             img_size: As ``pretrain_size``, for upstream configs; forward takes any size >= 32.
-            patch_size: 16: the strides hang on it.
+            patch_size: 16: the strides depend on it.
             in_chans: Channels of the image.
             embed_dim: Channels of a token and of every output map.
             depth: ViT blocks.

@@ -94,7 +94,7 @@ def function(
 
     Args:
         run: Takes the operator's arguments, and its options by name.
-        setup_context: As of ``torch.library.register_autograd``.
+        setup_context: As for ``torch.library.register_autograd``.
         backward: Likewise.
     """
 
