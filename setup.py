@@ -4,8 +4,9 @@
 
 Environment:
     VITADAPTER_CUDA: auto (default: CUDA kernels if nvcc works), 1 (fail without nvcc), 0 (never).
-    VITADAPTER_CUDA_ARCHS: list as CMAKE_CUDA_ARCHITECTURES; default "80-real;90-real;90-virtual",
-        releases use "80;86;89;90;100;120".
+    VITADAPTER_CUDA_ARCHS: list as CMAKE_CUDA_ARCHITECTURES; default "80-real;90-real;90-virtual"
+        and the GPUs of this machine, releases use "80;86;89;90;100;120".
+    CUDACXX: nvcc, 12.0 or newer; else that on PATH, in CUDA_HOME, CUDA_PATH or /usr/local/cuda.
     VITADAPTER_DEBUG: 1 for an unoptimized build with debug symbols.
     MAX_JOBS: parallel compile jobs; default: as many as the machine has cores.
 """

@@ -222,16 +222,22 @@ def test_extension_of_another_version_or_build(
     [
         ("nvcc: cannot run", "nvcc does not work"),
         (
+            "Cuda compilation tools, release 11.8",
+            "NVCC is of CUDA 11.8, and 12.0 or newer is needed",
+        ),
+        (
             "fatal error: cuda_runtime.h: No such file or directory",
             r"nvcc does not work \(.*fatal error: cuda_runtime\.h: No such file or directory\)",
         ),
     ],
-    ids=["broken", "without headers"],
+    ids=["broken", "too old", "without headers"],
 )
-def test_nvcc_broken_or_without_headers(said: str, told: str, tmp_path: Path) -> None:
+def test_nvcc_broken_too_old_or_without_headers(said: str, told: str, tmp_path: Path) -> None:
     nvcc = tmp_path / "nvcc"
-    nvcc.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    # Its version is all that it tells there, the rest it says as an error.
+    nvcc.write_text(f"#!/bin/sh\necho '{said}'\necho '{said}' >&2\nexit 1\n")
     nvcc.chmod(0o755)
+    told = told.replace("NVCC", str(nvcc))
 
     def configure(switch: str) -> subprocess.CompletedProcess[str]:
         folder = tmp_path / switch
@@ -297,13 +303,18 @@ BUILD = {
     [
         ("NVIDIA driver is too old (found version 11040). Please", (9, 0), "version 11040)"),
         (12040, (9, 0), "for CUDA 12.4, the kernels were built by nvcc 13.0.88; update the driver"),
+        (13000, (7, 0), "is an sm_70: the CUDA kernels need sm_75 or newer"),
         (13000, (7, 5), "is an sm_75: reinstall with VITADAPTER_CUDA_ARCHS=75 pip install ."),
         (13000, (8, 9), None),
         (13000, (12, 0), None),
     ],
 )
 def test_driver_too_old_or_gpu_not_built_for(
-    driver: int | str, capability: tuple[int, int], reason: str | None, fresh: pytest.MonkeyPatch
+    driver: int | str,
+    capability: tuple[int, int],
+    reason: str | None,
+    fresh: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def init() -> None:
         raise RuntimeError(driver)
@@ -316,9 +327,15 @@ def test_driver_too_old_or_gpu_not_built_for(
     fresh.setattr(torch.cuda, "init", init)
     fresh.setattr(_native, "_driver_version", lambda: driver)
     fresh.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    told = _native.cuda_unsupported_reason(SimpleNamespace(device=torch.device("cuda", 0)))
+    for _ in range(2):
+        told = _native.cuda_unsupported_reason(SimpleNamespace(device=torch.device("cuda", 0)))
     _native._no_code_reason.cache_clear()
+    _native._warn_once.cache_clear()
     assert told == reason if reason is None else reason in str(told)
+    # Without a driver there is no tensor on a GPU, and nobody to warn.
+    warnings = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert len(warnings) == (reason is not None and not isinstance(driver, str))
+    assert all("the CUDA kernels do not run here, Triton does instead" in each for each in warnings)
 
 
 CUDA_ERROR = """

@@ -47,7 +47,8 @@ VITADAPTER_HD inline float to_float(Half value) {
 }
 
 VITADAPTER_HD inline BFloat16 to_bfloat16(float value) {
-#ifdef __CUDA_ARCH__
+// For devices without the instruction, the headers of CUDA 12.0 have no function either.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   return BFloat16{__bfloat16_as_ushort(__float2bfloat16_rn(value))};
 #else
   uint32_t bits;
