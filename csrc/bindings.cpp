@@ -12,8 +12,8 @@
 
 #include "batch_norm/params.h"
 #include "build_facts.h"
+#include "build_info.h"
 #include "common/check.h"
-#include "common/isa.h"
 #include "common/pages.h"
 #include "dwconv_gelu/params.h"
 #include "ms_deform_attn/params.h"
@@ -340,20 +340,6 @@ void patch_columns(Address image, const std::array<int64_t, 4>& strides, Address
   patch_embed_columns_cuda(p);
 }
 #endif
-
-py::dict build_info() {
-  py::dict info;
-  info["version"] = VITADAPTER_VERSION;
-  info["build_type"] = VITADAPTER_BUILD_TYPE;
-  info["compiler"] = __VERSION__;
-  info["cpu_isa"] = cpu_isa();
-  const std::string cuda = VITADAPTER_CUDA_VERSION;
-  info["cuda_compiler"] = cuda.empty() ? py::object(py::none()) : py::str(cuda);
-  info["cuda_archs"] = cuda.empty() ? "" : VITADAPTER_CUDA_ARCHS;
-  info["cuda_kernels"] = VITADAPTER_CUDA_KERNELS != 0;
-  info["no_cuda_reason"] = VITADAPTER_NO_CUDA_REASON;
-  return info;
-}
 
 }  // namespace
 

@@ -55,7 +55,7 @@ def call_backend(
 
 
 def build(sdist: Path, tmp_path: Path, **switches: str) -> Any:
-    """Build a wheel of the source distribution, in an environment that has no nvcc."""
+    """Build a wheel of the source distribution, in an environment that has no nvcc on PATH."""
     source, bare, out = tmp_path / "source", tmp_path / "bin", tmp_path / "out"
     shutil.copytree(sdist, source)
     bare.mkdir()
@@ -95,6 +95,17 @@ def test_build_info_names_version_and_instruction_set() -> None:
     assert info["build_type"] in ("Release", "Debug")
     assert info["cpu_isa"] == os.environ.get("VITADAPTER_ISA", info["cpu_isa"])
     assert info["cpu_isa"] in ("avx512", "avx2", "portable")
+
+
+def test_build_info_names_the_calls_that_have_specialized_kernels() -> None:
+    info = _C.build_info()
+    assert (info["head_channels"], info["points"]) == ([16, 32, 64, 128], 4)
+    assert info["levels"] == [1, 2, 3, 4, 5]
+    # The state of many points of float32 is too much for a lane.
+    assert info["generic_backward"] == [
+        *((4, 16, levels) for levels in (2, 3, 4, 5)),
+        *((4, channels, 5) for channels in (32, 64, 128)),
+    ]
 
 
 def test_wrong_sizes_never_reach_a_kernel() -> None:
@@ -149,9 +160,10 @@ def test_sources_are_named_where_data_comes_from_others() -> None:
 
 
 def test_demanding_cuda_without_nvcc_fails_with_the_remedy(sdist: Path, tmp_path: Path) -> None:
-    done = build(sdist, tmp_path, VITADAPTER_CUDA="1")
+    done = build(sdist, tmp_path, VITADAPTER_CUDA="1", CUDACXX="/nowhere/nvcc")
     assert done.returncode != 0
-    assert "but no nvcc was found. Put a working nvcc on PATH" in " ".join(done.stderr.split())
+    told = "but no nvcc was found: CUDACXX is /nowhere/nvcc. Put a working nvcc on PATH"
+    assert told in " ".join(done.stderr.split())
 
 
 def test_unknown_switch_value_is_refused(sdist: Path, tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ struct Block {
 
 inline Block block;
 inline std::mt19937 order{1};
+inline bool has_float4_atomics = true;
 inline uint3 thread_index, block_index;
 inline dim3 block_size, grid_size;
 
@@ -182,6 +183,7 @@ template <typename Kernel, typename Params>
 void launch(Kernel kernel, dim3 grid, dim3 threads, const Params& params) {
   block_size = threads;
   grid_size = grid;
+  has_float4_atomics = !std::getenv("VITADAPTER_TEST_NO_FLOAT4_ATOMICS");
   if (block.fibers.size() < threads.x) block.fibers.resize(threads.x);
   block.body = [&] { kernel(params); };
   std::vector<uint3> blocks;
@@ -242,7 +244,6 @@ inline float __uint_as_float(unsigned bits) { return bits_to<float>(bits); }
 inline unsigned __float_as_uint(float value) { return bits_to<unsigned>(value); }
 inline float __int_as_float(int bits) { return bits_to<float>(bits); }
 inline int __float_as_int(float value) { return bits_to<int>(value); }
-inline float __fdividef(float a, float b) { return a / b; }
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>((static_cast<uint64_t>(a) * b) >> 32);
 }

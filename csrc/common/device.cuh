@@ -7,6 +7,12 @@
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
+#if CUDART_VERSION < 12000
+#error "vitadapter_fast needs CUDA 12.0 or newer"
+#endif
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 750
+#error "vitadapter_fast needs sm_75 or newer"
+#endif
 #else
 #include "common/cuda_on_cpu.h"
 #endif
@@ -97,6 +103,66 @@ __device__ __forceinline__ float exp2_of(float x) {
 #endif
 }
 
+// a / b to 2 ulp, for b from 2^-126 to 2^126. __fdividef scales the b that the approximation would
+// flush to zero, in five instructions, unless the compiler sees b's range as it does in GELU.
+__device__ __forceinline__ float quotient_of(float a, float b) {
+#ifdef __CUDA_ARCH__
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b));
+  return a * inverse;
+#else
+  return a / b;
+#endif
+}
+
+// Whether one atomic adds four floats: on sm_90 and later, with CUDA 12.1 and later; on the CPU as
+// a test asks.
+#ifndef __CUDACC__
+inline bool has_float4_atomics() { return cuda_on_cpu::has_float4_atomics; }
+#elif CUDART_VERSION >= 12010 && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define VITADAPTER_HAS_FLOAT4_ATOMICS
+__device__ constexpr bool has_float4_atomics() { return true; }
+#else
+__device__ constexpr bool has_float4_atomics() { return false; }
+#endif
+
+// Where is_wanted, adds eight floats to global memory, atomically: to neighbors, 16 bytes at a time
+// where has_float4_atomics(), or to every kStep-th. The branch is within the instructions, or the
+// compiler provides for warps whose lanes come to the next shuffle one by one, with as much code
+// again.
+template <int kStep>
+__device__ __forceinline__ void add8_if(bool is_wanted, float* to, const float a[8]) {
+#ifndef __CUDACC__
+  if (!is_wanted) return;
+  if (has_float4_atomics()) {
+    for (int i = 0; i < 8; i += 4)
+      atomicAdd(reinterpret_cast<float4*>(to + i), make_float4(a[i], a[i + 1], a[i + 2], a[i + 3]));
+  } else {
+    for (int i = 0; i < 8; ++i) atomicAdd(to + i * kStep, a[i]);
+  }
+#elif defined(VITADAPTER_HAS_FLOAT4_ATOMICS)
+  asm volatile(
+      "{.reg .pred p; setp.eq.u32 p, %1, 0; @p bra DONE;"
+      "red.global.add.v4.f32 [%0], {%2, %3, %4, %5};"
+      "red.global.add.v4.f32 [%0 + 16], {%6, %7, %8, %9}; DONE: }" ::"l"(
+          __cvta_generic_to_global(to)),
+      "r"(static_cast<unsigned>(is_wanted)), "f"(a[0]), "f"(a[1]), "f"(a[2]), "f"(a[3]), "f"(a[4]),
+      "f"(a[5]), "f"(a[6]), "f"(a[7])
+      : "memory");
+#elif defined(__CUDA_ARCH__)
+  asm volatile(
+      "{.reg .pred p; setp.eq.u32 p, %1, 0; @p bra DONE;"
+      "red.global.add.f32 [%0], %2; red.global.add.f32 [%0 + %10], %3;"
+      "red.global.add.f32 [%0 + 2 * %10], %4; red.global.add.f32 [%0 + 3 * %10], %5;"
+      "red.global.add.f32 [%0 + 4 * %10], %6; red.global.add.f32 [%0 + 5 * %10], %7;"
+      "red.global.add.f32 [%0 + 6 * %10], %8; red.global.add.f32 [%0 + 7 * %10], %9; DONE: }" ::"l"(
+          __cvta_generic_to_global(to)),
+      "r"(static_cast<unsigned>(is_wanted)), "f"(a[0]), "f"(a[1]), "f"(a[2]), "f"(a[3]), "f"(a[4]),
+      "f"(a[5]), "f"(a[6]), "f"(a[7]), "n"(4 * kStep)
+      : "memory");
+#endif
+}
+
 // Eight neighboring elements as floats, from 16-byte (float: two 16-byte) reads.
 __device__ __forceinline__ void load8(const float* from, float to[8]) {
   const float4 a = __ldg(reinterpret_cast<const float4*>(from));
@@ -132,8 +198,9 @@ __device__ __forceinline__ void store8(const float from[8], float* to) {
   reinterpret_cast<float4*>(to)[1] = make_float4(from[4], from[5], from[6], from[7]);
 }
 
+// Two at once from sm_80 on.
 __device__ __forceinline__ unsigned pack2(BFloat16, float low, float high) {
-#ifdef __CUDA_ARCH__
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   unsigned pair;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   return pair;
@@ -143,7 +210,7 @@ __device__ __forceinline__ unsigned pack2(BFloat16, float low, float high) {
 }
 
 __device__ __forceinline__ unsigned pack2(Half, float low, float high) {
-#ifdef __CUDA_ARCH__
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   unsigned pair;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   return pair;

@@ -28,8 +28,14 @@ void dispatch_bool(bool value, Run&& run) {
 #define VITADAPTER_HEAD_CHANNELS 16, 32, 64, 128
 #endif
 #ifndef VITADAPTER_LEVELS
-#define VITADAPTER_LEVELS 1, 3, 4
+#define VITADAPTER_LEVELS 1, 2, 3, 4, 5
 #endif
 constexpr int kSpecializedPoints = 4;
+
+// The state of so many points of float32 does not fit into a lane's registers. Some of the excluded
+// would spill a few bytes, each on another of sm_80, sm_90 and sm_120.
+constexpr bool has_specialized_backward(int element_bytes, int channels, int levels) {
+  return element_bytes < 4 || levels == 1 || (channels > 16 && levels < 5);
+}
 
 }  // namespace vitadapter

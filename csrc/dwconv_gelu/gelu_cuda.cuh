@@ -33,7 +33,7 @@ struct Tail {
 
   __device__ __forceinline__ explicit Tail(float a) : bell(exp2_of(-0.721347520f * (a * a))) {
     auto multiply_add = [](float u, float sum, float c) { return fmaf(u, sum, c); };
-    upper = bell * scaled_tail(__fdividef(a, a + kTailKnee), multiply_add);
+    upper = bell * scaled_tail(quotient_of(a, a + kTailKnee), multiply_add);
   }
 };
 

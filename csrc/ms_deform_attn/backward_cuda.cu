@@ -3,7 +3,8 @@
 
 // Backward on CUDA: gradients of points and weights, and two ways to sum the gradient of the value.
 //
-// Atomic: every point adds to its four pixels, 16 bytes at a time, into a float32 buffer.
+// Atomic: every point adds to its four pixels, 16 bytes at a time where the device can, into a
+// float32 buffer.
 // Records: every point leaves a record in the cell between pixels that it lies in; then each pixel
 // gathers from its four cells in registers. No float atomics; with the records of a cell in a fixed
 // order the result is the same, bit for bit, in every run.
@@ -13,14 +14,6 @@ namespace vitadapter::VITADAPTER_ISA {
 namespace {
 
 using Sum = MsDeformAttnParams::Sum;
-
-__device__ __forceinline__ void add4(float* to, float a, float b, float c, float d) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  atomicAdd(reinterpret_cast<float4*>(to), make_float4(a, b, c, d));
-#else
-  atomicAdd(to, a), atomicAdd(to + 1, b), atomicAdd(to + 2, c), atomicAdd(to + 3, d);
-#endif
-}
 
 // Files the record of point number `at` of all and counts it in its cell.
 template <typename C>
@@ -88,15 +81,24 @@ __global__ void __launch_bounds__(kThreads, min_blocks<T, kSum>(D, L))
     }
   }
 
+  const T* grad_out = static_cast<const T*>(p.grad_out) + group.batch * p.grad_out_stride_b +
+                      group.query.index * p.grad_out_stride_q + group.head * D;
   float g[8];
-  load8(static_cast<const T*>(p.grad_out) + group.batch * p.grad_out_stride_b +
-            group.query.index * p.grad_out_stride_q + group.head * D + group.lane * 8,
-        g);
+  load8(grad_out + group.lane * 8, g);
+  // What this lane adds to pixels. Where an atomic adds one float, every kLanes-th channel, so that
+  // the lanes of a query add to channels in a row: of their neighbors, each would add to a 32-byte
+  // sector of its own.
+  const int first_added = has_float4_atomics() ? group.lane * 8 : group.lane;
+  float added[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    added[i] =
+        has_float4_atomics() ? g[i] : G::to_float_device(grad_out[i * G::kLanes + first_added]);
   const T* value = static_cast<const T*>(p.value) + group.batch * p.value_stride_b +
                    group.head * D + group.lane * 8;
   float* grad_value = static_cast<float*>(p.grad_value) +
                       (static_cast<int64_t>(group.batch) * p.tokens * p.heads + group.head) * D +
-                      group.lane * 8;
+                      first_added;
   const int64_t dense_row = static_cast<int64_t>(p.heads) * D;
   PointGradient<float> gradient[G::kOwned];
 
@@ -126,11 +128,11 @@ __global__ void __launch_bounds__(kThreads, min_blocks<T, kSum>(D, L))
       for (int c = 0; c < 4; ++c) {
         const float w = G::from_owner(
             group.attention[i] * group.x[i].weight[c & 1] * group.y[i].weight[c >> 1], k);
+        float terms[8];
+#pragma unroll
+        for (int d = 0; d < 8; ++d) terms[d] = w * added[d];
         // A pixel outside the map, or past the last query, has nothing to add.
-        if (w == 0.f || !is_valid) continue;
-        float* to = grad_value + at[c] * dense_row;
-        add4(to, w * g[0], w * g[1], w * g[2], w * g[3]);
-        add4(to + 4, w * g[4], w * g[5], w * g[6], w * g[7]);
+        add8_if<G::kLanes>(w != 0.f && is_valid, grad_value + at[c] * dense_row, terms);
       }
     }
   }
@@ -253,8 +255,7 @@ void ms_deform_attn_points_backward_cuda(const MsDeformAttnParams& p) {
     bool done = false;
     dispatch_specialized(p, [&](auto type, auto D, auto L, auto is_grid) {
       using T = decltype(type);
-      // The state of so many points of float32 does not fit into a lane's registers.
-      if constexpr (D() > 16 || L() == 1 || sizeof(T) == 2) {
+      if constexpr (has_specialized_backward(sizeof(T), D(), L())) {
         using G = Group<T, D(), L(), is_grid()>;
         const KernelParams k = tiled_params<typename G::Tile>(p, G::kSlots, &tiles);
         launch_tiles("ms_deform_attn backward",

@@ -168,7 +168,7 @@ struct Group {
       attention[i] = exp2_of((attention[i] - peak) * 1.44269504f);
       sum += attention[i];
     }
-    const float inverse = __fdividef(1.f, group_sum<kLanes>(sum));
+    const float inverse = quotient_of(1.f, group_sum<kLanes>(sum));
 #pragma unroll
     for (int i = 0; i < kOwned; ++i) attention[i] *= inverse;
   }

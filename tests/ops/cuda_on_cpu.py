@@ -79,11 +79,21 @@ def load() -> ModuleType:
     return module
 
 
-def route(monkeypatch: pytest.MonkeyPatch, value_gradient: str = "by rule") -> None:
+def route(
+    monkeypatch: pytest.MonkeyPatch,
+    value_gradient: str = "by rule",
+    *,
+    has_float4_atomics: bool = True,
+) -> None:
     """Make ``backend="cuda"`` run on CPU tensors, for every op that has it.
 
-    The value gradient of ``ms_deform_attn`` is summed in the given way.
+    The value gradient of ``ms_deform_attn`` is summed in the given way; its atomics add four floats
+    as on sm_90, or one as on what is older.
     """
+    if has_float4_atomics:
+        monkeypatch.delenv("VITADAPTER_TEST_NO_FLOAT4_ATOMICS", raising=False)
+    else:
+        monkeypatch.setenv("VITADAPTER_TEST_NO_FLOAT4_ATOMICS", "1")
     extension = load()
 
     # The cpu backend as well: a sanitizer then sees its kernels too.

@@ -41,10 +41,11 @@ def in_form(case: AttnCase, form: str) -> AttnCase:
     return case if form == "grid" else case.classic()
 
 
-@pytest.fixture(params=HOW)
+@pytest.fixture(params=[*HOW, "atomics of one float"])
 def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    route(monkeypatch, request.param)
-    return str(request.param)
+    way = str(request.param).removesuffix(" of one float")
+    route(monkeypatch, way, has_float4_atomics=way == request.param)
+    return way
 
 
 @pytest.mark.usefixtures("nan_filled_memory")
@@ -69,10 +70,10 @@ def test_awkward_shapes(case: AttnCase, form: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.usefixtures("how")
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("levels", [1, 3, 4])
+@pytest.mark.parametrize("levels", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("channels", [16, 32, 64, 128])
 def test_every_specialized_kernel(channels: int, levels: int, form: str) -> None:
-    sizes = ((5, 3), (1, 4), (2, 1), (1, 1))[:levels]
+    sizes = ((5, 3), (1, 4), (2, 1), (1, 1), (3, 2))[:levels]
     case = AttnCase("specialized", 2, 2, channels, 4, sizes, ((3, 5), (1, 2)))
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         check(make_inputs(in_form(case, form), dtype=dtype), "cuda")
