@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from ..version import __version__
+from . import _triton
+from ._backends import requested
 
 _log = logging.getLogger("vitadapter_fast")
 
@@ -24,6 +26,15 @@ HEAP_BYTES = 32 * 2**20
 _LARGE_BYTES = 4 * 2**20
 _EXPECTED_BYTES = 2**20
 _AHEAD_BYTES = 30 * 2**20
+_OLDEST_DEVICE = (7, 5)
+# Devices that not every nvcc from 12.0 on has code for.
+_NVCC_OF = {
+    (10, 0): "nvcc 12.8 or newer",
+    (10, 3): "nvcc 12.9 or newer",
+    (11, 0): "nvcc 13.0 or newer",
+    (12, 0): "nvcc 12.8 or newer",
+    (12, 1): "nvcc 12.9 or newer",
+}
 _DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 
 
@@ -123,7 +134,7 @@ def cuda_unavailable_reason() -> str | None:
     if not info["cuda_kernels"]:
         return (
             f"the extension was built without CUDA kernels: {info['no_cuda_reason']}; "
-            "put nvcc on PATH and reinstall with VITADAPTER_CUDA=1 pip install ."
+            "put a working nvcc on PATH and reinstall with VITADAPTER_CUDA=1 pip install ."
         )
     if (reason := _no_device_reason(info)) is not None:
         return f"built for {archs(info)}; cannot run here: {reason}"
@@ -142,15 +153,28 @@ def _no_device_reason(info: dict[str, Any]) -> str | None:
         except (AssertionError, RuntimeError) as error:
             return str(error).strip().split(". ")[0].removesuffix(".")
         return "no device was found"
-    # A driver runs all minor versions of its major one, and what is older.
-    driver = _driver_version()
-    if driver // 1000 < int(info["cuda_compiler"].partition(".")[0]):
+    # A driver runs the machine code of all minor versions of its major one, and what is older.
+    if _driver_release()[0] < _release(info)[0]:
         return (
-            f"the NVIDIA driver is for CUDA {driver // 1000}.{driver % 1000 // 10}, the kernels "
-            f"were built by nvcc {info['cuda_compiler']}; update the driver, or reinstall with an "
-            "older nvcc on PATH"
+            f"the NVIDIA driver is for CUDA {_dotted(_driver_release())}, the kernels were built "
+            f"by nvcc {info['cuda_compiler']}; update the driver, or reinstall with an older nvcc "
+            "on PATH"
         )
     return None
+
+
+def _driver_release() -> tuple[int, int]:
+    version = _driver_version()
+    return version // 1000, version % 1000 // 10
+
+
+def _release(info: dict[str, Any]) -> tuple[int, int]:
+    major, minor = info["cuda_compiler"].split(".")[:2]
+    return int(major), int(minor)
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
 
 
 def _driver_version() -> int:
@@ -162,46 +186,101 @@ def _driver_version() -> int:
 
 def cuda_unsupported_reason(tensor: Tensor) -> str | None:
     """Return why the extension's CUDA kernels cannot run on the device of this tensor, or None."""
-    if (reason := cuda_unavailable_reason()) is not None:
-        return reason
+    # Before anything asks for a driver: its start takes time, and children forked after it cannot
+    # use a GPU.
     if tensor.device.type != "cuda":
         return f"it runs on CUDA tensors, got {tensor.device}"
-    return _no_code_reason(tensor.device)
+    reason = cuda_unavailable_reason() or _no_code_reason(tensor.device)
+    if reason is not None and _is_news():
+        _warn_once(reason)
+    return reason
+
+
+def _is_news() -> bool:
+    # ROCm has no other kernels, who names a backend chose it, _load tells of no extension at all;
+    # and compilers trace tensors on devices that are not here.
+    return (
+        torch.version.hip is None
+        and requested(None) is None
+        and unavailable_reason() is None
+        and torch.cuda.is_available()
+    )
+
+
+@cache
+def _warn_once(reason: str) -> None:
+    # All works, but slower, and nothing else would show it: more than DEBUG.
+    instead = "plain PyTorch" if _triton.unavailable_reason() else "Triton"
+    _log.warning("the CUDA kernels do not run here, %s does instead: %s", instead, reason)
 
 
 @cache
 def _no_code_reason(device: torch.device) -> str | None:
     info = build_info()
-    major, minor = torch.cuda.get_device_capability(device)
-    if _has_code(info["cuda_archs"], (major, minor)):
+    capability = torch.cuda.get_device_capability(device)
+    kinds = {
+        kind
+        for arch in info["cuda_archs"].split(";")
+        for kind in _kinds(arch)
+        if _runs(arch, kind, capability)
+    }
+    if "real" in kinds:
+        return None
+    if not kinds:
+        what = f"built for {archs(info)}; {device} is an sm_{_joined(capability)}"
+        return f"{what}: {_code_remedy(capability)}"
+    # Unlike machine code, PTX runs on no driver that is older than its compiler.
+    if _driver_release() >= _release(info):
         return None
     return (
-        f"built for {archs(info)}; {device} is an sm_{major}{minor}: reinstall with "
-        f"VITADAPTER_CUDA_ARCHS={major}{minor} pip install ."
+        f"{device} is an sm_{_joined(capability)}, for which there is only PTX of nvcc "
+        f"{info['cuda_compiler']}, and the NVIDIA driver is for CUDA "
+        f"{_dotted(_driver_release())}: update the driver, or {_code_remedy(capability)}"
     )
 
 
-def _has_code(architectures: str, capability: tuple[int, int]) -> bool:
-    for arch in architectures.split(";"):
-        match = re.fullmatch(r"(\d+)(\d)(-real|-virtual)?", arch)
-        if match is None:  # CMake's "native", "all" and such
-            return True
-        built = int(match[1]), int(match[2])
-        # Machine code runs on later devices of its major version, PTX on all later ones.
-        if built <= capability and (built[0] == capability[0] or match[3] != "-real"):
-            return True
-    return False
+def _code_remedy(capability: tuple[int, int]) -> str:
+    if capability < _OLDEST_DEVICE:
+        return f"the CUDA kernels need sm_{_joined(_OLDEST_DEVICE)} or newer"
+    remedy = f"reinstall with VITADAPTER_CUDA_ARCHS={_joined(capability)} pip install ."
+    if capability < min(_NVCC_OF):
+        return remedy
+    return f"{remedy} (it takes {_NVCC_OF.get(capability, 'an nvcc that knows it')})"
+
+
+def _runs(arch: str, kind: str, capability: tuple[int, int]) -> bool:
+    """Return whether the machine code ("real") or PTX ("virtual") of an entry runs on a device."""
+    built, suffix = _number(arch)
+    if suffix == "a":  # of this device alone
+        return built == capability
+    if suffix == "f" or kind == "real":  # of later devices of its major version
+        return built[0] == capability[0] and built <= capability
+    return built <= capability
+
+
+def _number(arch: str) -> tuple[tuple[int, int], str]:
+    """Return 120f-real as ((12, 0), "f")."""
+    match = re.match(r"(\d+)(\d)([af]?)", arch)
+    assert match is not None, arch  # the build takes nothing else
+    return (int(match[1]), int(match[2])), match[3]
+
+
+def _kinds(arch: str) -> tuple[str, ...]:
+    kind = arch.partition("-")[2]
+    return (kind,) if kind else ("real", "virtual")
+
+
+def _joined(capability: tuple[int, int]) -> str:
+    return f"{capability[0]}{capability[1]}"
 
 
 def archs(info: dict[str, Any]) -> str:
     """Return the GPU architectures of a build as people write them: sm_80, sm_90, PTX 9.0."""
     names = []
     for arch in info["cuda_archs"].split(";"):
-        number, _, kind = arch.partition("-")
-        if kind != "virtual":
-            names.append(f"sm_{number}")
-        if kind != "real":
-            names.append(f"PTX {number[:-1]}.{number[-1:]}")
+        number, suffix = _number(arch)
+        form = {"real": f"sm_{_joined(number)}", "virtual": f"PTX {_dotted(number)}"}
+        names += [form[kind] + suffix for kind in _kinds(arch)]
     return ", ".join(names)
 
 
