@@ -26,7 +26,7 @@ REGISTERS = {
     "generic_gather_kernel": 128,
     "convolve_kernel": 168,
     "weight_gradient_kernel": 168,
-    "columns_kernel": 40,
+    "columns_kernel": 42,
     "resize_add_kernel": 128,
 }
 
