@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the library's choices depend on: on a new device, read what is noted at the end of the run."""
+"""What the library's choices depend on: on a new device, read the notes at the end of the run."""
 
 from collections.abc import Callable
 from typing import Any

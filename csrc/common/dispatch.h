@@ -32,7 +32,8 @@ void dispatch_bool(bool value, Run&& run) {
 #endif
 constexpr int kSpecializedPoints = 4;
 
-// The state of so many points of float32 does not fit into a lane's registers. Some of the excluded
+// The state of so many points of float32 fits into a lane's registers on no architecture, or not on
+// all (D = 16 with two levels spills on sm_90 alone).
 // would spill a few bytes, each on another of sm_80, sm_90 and sm_120.
 constexpr bool has_specialized_backward(int element_bytes, int channels, int levels) {
   return element_bytes < 4 || levels == 1 || (channels > 16 && levels < 5);

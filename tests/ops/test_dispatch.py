@@ -11,11 +11,19 @@ from cases import AttnCase, make_inputs
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
+from vitadapter_fast import _C
 from vitadapter_fast.ops import _native
 from vitadapter_fast.ops.ms_deform_attn import _chosen, _classic_call, _grid_call, cuda, triton
 from vitadapter_fast.ops.ms_deform_attn._call import Call
 
-BUILD = {"head_channels": [16, 32, 64, 128], "levels": [1, 2, 3, 4, 5], "points": 4}
+# As of csrc/build_info.h.
+BUILD: dict[str, Any] = {
+    "head_channels": [16, 32, 64, 128],
+    "levels": [1, 2, 3, 4, 5],
+    "points": 4,
+    "generic_backward": [(4, 16, levels) for levels in (2, 3, 4, 5)]
+    + [(4, channels, 5) for channels in (32, 64, 128)],
+}
 SIZES = ((4, 6), (3, 3), (2, 2), (1, 2), (1, 1), (2, 1))
 
 
@@ -71,7 +79,8 @@ def test_specialized_calls_take_cuda(levels: int, dtype: torch.dtype, is_grid: b
     for channels in (32, 64, 128):
         call = call_of(levels, channels, dtype=dtype, is_grid=is_grid)
         assert cuda.generic_reason(call) is None
-        assert backends(call) == ["cuda", "cuda"]
+        is_wide = levels == 5 and dtype == torch.float32  # a backward beyond a lane's registers
+        assert backends(call) == ["cuda", "triton" if is_wide else "cuda"]
 
 
 OTHERS: dict[str, tuple[Call, str]] = {
@@ -104,6 +113,14 @@ def test_other_calls_take_cuda_where_triton_does_not_run(monkeypatch: pytest.Mon
 def test_a_named_backend_takes_whatever_it_can_run() -> None:
     assert _chosen(on_gpu(call_of(points=3)), "cuda") is cuda
     assert _chosen(on_gpu(call_of()), "triton") is triton
+
+
+def test_these_facts_are_those_of_the_build() -> None:
+    info = _C.build_info()
+    assert {name: sorted(info[name]) for name in BUILD if name != "points"} == {
+        name: sorted(facts) for name, facts in BUILD.items() if name != "points"
+    }
+    assert info["points"] == BUILD["points"]
 
 
 def test_float32_heads_of_16_channels_and_many_levels_have_a_backward_in_triton() -> None:

@@ -40,8 +40,8 @@ def export_onnx(
 ) -> list[Parity]:
     """Write a model as ONNX: input ``image``, outputs ``map_4``, ``map_8``, ``map_16``, ``map_32``.
 
-    Weights beyond 2 GiB, as those of ``vit_adapter_g``, go to ``PATH.data`` beside the file, which ONNX
-    asks for. Needs torch 2.8 or newer, and ``pip install 'vitadapter_fast[export]'``.
+    Weights beyond 2 GiB, as those of ``vit_adapter_g``, go to ``PATH.data`` beside the file, which
+    ONNX asks for. Needs torch 2.8 or newer, and ``pip install 'vitadapter_fast[export]'``.
 
     Args:
         model: In eval mode, float32.

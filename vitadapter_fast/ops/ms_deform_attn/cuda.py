@@ -47,8 +47,11 @@ def generic_reason(call: Call, *, is_backward: bool = False) -> str | None:
             "no specialized CUDA kernel takes a value, points and weights of "
             f"{dtype}, {points.dtype} and {weights.dtype}"
         )
-    if is_backward and dtype == torch.float32 and channels == 16 and levels > 1:
-        return "no specialized CUDA backward takes float32 heads of 16 channels with many levels"
+    if is_backward and (dtype.itemsize, channels, levels) in kinds["generic_backward"]:
+        return (
+            f"no specialized CUDA backward takes {dtype} heads of {channels} channels with "
+            f"{levels} levels"
+        )
     if not (_is_aligned(value, 16) and _is_aligned(points, 2 * points.element_size())):
         return "no specialized CUDA kernel takes values or points that are not aligned"
     return None
@@ -61,6 +64,7 @@ def _specialized() -> dict[str, Any]:
     return {
         "shapes": set(product(info.get("head_channels", ()), info.get("levels", ()))),
         "points": info.get("points"),
+        "generic_backward": set(info.get("generic_backward", ())),
     }
 
 
