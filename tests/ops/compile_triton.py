@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import triton
 from cases import MODEL_HEADS, AttnCase, extractor, injector
+from stub_driver import sm, stub_driver
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from vitadapter_fast.ops import _triton
 from vitadapter_fast.ops.ms_deform_attn import _classic_call, _grid_call, _value_gradient
@@ -31,7 +31,6 @@ from vitadapter_fast.ops.patch_embed import triton as patch_embed
 from vitadapter_fast.ops.patch_embed._call import MODES
 from vitadapter_fast.ops.patch_embed._call import Call as PatchCall
 
-VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 POINTER = {
     torch.float32: "*fp32",
@@ -89,46 +88,20 @@ def patch_launches(mode: str, dtype: torch.dtype, table_dtype: torch.dtype) -> d
     return found
 
 
-def compiled(launch: Launch, arch: int) -> bytes:
-    """Return the machine code; specialized as Triton does for memory of torch's allocator."""
+def compiled(launch: Launch, target: GPUTarget) -> Any:
+    """Return the kernel as Triton compiles it for a launch, specialized by its own rules.
+
+    Tensors on the meta device are aligned like memory of torch's allocator.
+    """
     kernel, arguments = launch
-    options = {name: arguments[name] for name in ("num_warps", "num_stages")}
-    signature, constants, aligned = {}, {}, []
-    for index, parameter in enumerate(kernel.params):
-        name = parameter.name
-        argument = arguments[name]
-        if parameter.is_constexpr:
-            signature[name], constants[name] = "constexpr", argument
-        elif isinstance(argument, torch.Tensor):
-            signature[name] = POINTER[argument.dtype]
-            aligned.append(index)
-        else:
-            if not parameter.do_not_specialize:
-                # Strides and channels: multiples of 16 in every model.
-                assert argument % 16 == 0, name
-                aligned.append(index)
-            signature[name] = "i32" if abs(argument) < 2**31 else "i64"
-    if VERSION >= (3, 3):
-        attributes: Any = {(index,): [["tt.divisibility", 16]] for index in aligned}
-    else:
-        from triton.compiler import AttrsDescriptor  # type: ignore[attr-defined]
-
-        signature = {k: v for k, v in signature.items() if v != "constexpr"}
-        if VERSION < (3, 2):
-            attributes = AttrsDescriptor(divisible_by_16=tuple(aligned), equal_to_1=())
-        else:
-            attributes = AttrsDescriptor.from_dict(
-                {"arg_properties": {"tt.divisibility": aligned}, "cls": "AttrsDescriptor"}
-            )
-    source = ASTSource(kernel, signature, constants, attributes)
-    target = GPUTarget("cuda", arch, 32)
-    return triton.compile(source, target=target, options=options).asm["cubin"]  # type: ignore[no-any-return]
+    with stub_driver(target):
+        return kernel.warmup(grid=(1,), **arguments, **_triton.LAUNCH_OPTIONS)
 
 
-def usage(cubin: bytes, *, counts: bool) -> dict[str, int]:
-    """Return registers and bytes of local memory, and the number of instructions if it counts."""
+def usage(kernel: Any, *, counts: bool) -> dict[str, int]:
+    """Return registers and bytes of local memory; instructions and wide loads if it counts."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+        file.write(kernel.asm["cubin"])
         file.flush()
 
         def dump(option: str) -> str:
@@ -141,16 +114,19 @@ def usage(cubin: bytes, *, counts: bool) -> dict[str, int]:
             "local": int(found["STACK"]) + int(found["LOCAL"]),
         }
         if counts:
-            instruction = r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z]\w+)"
+            instruction = r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]+)"
             code = re.findall(instruction, dump("--dump-sass"), re.M)
             # After the code comes padding: a branch to itself and NOPs.
             result["instructions"] = sum(name != "NOP" for name in code)
+            wide = (name.startswith("LDG") and ".128" in name for name in code)
+            result["wide_loads"] = sum(wide)
     return result
 
 
 def main(arch: int) -> None:
     """Compile what the models run: both entry points in bf16, the one they call in float32."""
     found = {}
+    target = sm(arch)
     for model in ("s", "b"):
         for kind, make in (("injector", injector), ("extractor", extractor)):
             case = make(kind, 1024, *MODEL_HEADS[model])
@@ -161,7 +137,7 @@ def main(arch: int) -> None:
             ):
                 name = f"{kind}_{model} {'grid' if form.query_hw else 'classic'} {POINTER[dtype]}"
                 for kernel, launch in launches(form, dtype).items():
-                    result = usage(compiled(launch, arch), counts=kernel.startswith("forward"))
+                    result = usage(compiled(launch, target), counts=kernel.startswith("forward"))
                     warps = launch[1]["num_warps"]
                     found[f"{name} {kernel}"] = result | {"rows": launch[1]["ROWS"], "warps": warps}
     for mode in MODES:
@@ -172,7 +148,7 @@ def main(arch: int) -> None:
         ):
             for kernel, launch in patch_launches(mode, dtype, table_dtype).items():
                 name = f"{mode} {POINTER[dtype]} {POINTER[table_dtype]} {kernel}"
-                found[name] = usage(compiled(launch, arch), counts=False)
+                found[name] = usage(compiled(launch, target), counts=False)
     print(json.dumps(found))
 
 

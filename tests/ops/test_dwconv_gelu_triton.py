@@ -3,7 +3,6 @@
 """The Triton kernels of the depthwise convolution: in the interpreter, and compiled for GPUs."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from cases import AWKWARD_CONV, ConvCase, ConvInputs, make_conv_inputs
-from test_cuda_code import disassembler, output
 from test_dwconv_gelu import DTYPES, case_id, check, cotangent_of, dtype_id, results
 from test_dwconv_gelu import (
     test_gelu_is_exact_to_three_units_in_the_last_place as check_gelu,
@@ -40,7 +38,7 @@ from vitadapter_fast.ops import _triton
 from vitadapter_fast.ops.dwconv_gelu import _call
 from vitadapter_fast.ops.dwconv_gelu import triton as backend
 
-pytest.importorskip("triton", minversion="3.3", reason="compiles through its interface since 3.3")
+pytest.importorskip("triton")
 
 IS_INTERPRETED = _triton.is_interpreted()
 interpreted = pytest.mark.skipif(
@@ -130,43 +128,6 @@ def launches(channels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch)
     return found
 
 
-def usage(kernel: Any, arguments: dict[str, Any], arch: int, file: Path) -> dict[str, int]:
-    """Compile a launch; return registers, local memory, the widest load and instructions."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-
-    names = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
-    signature, constants, attributes = {}, {}, {}
-    for index, parameter in enumerate(kernel.params):
-        argument = arguments[parameter.name]
-        if parameter.is_constexpr:
-            signature[parameter.name] = "constexpr"
-            constants[parameter.name] = argument
-        elif isinstance(argument, torch.Tensor):
-            signature[parameter.name] = names[argument.dtype]
-            # What Triton finds in memory of torch's allocator.
-            attributes[(index,)] = [["tt.divisibility", 16]]
-        else:
-            signature[parameter.name] = "i32" if abs(argument) < 2**31 else "i64"
-    source = triton.compiler.ASTSource(kernel, signature, constants, attributes)
-    options = {name: arguments[name] for name in ("num_warps", "num_stages")}
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    file.write_bytes(compiled.asm["cubin"])
-    resources = output(disassembler(), "--dump-resource-usage", file)
-    code = re.findall(
-        r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]+)",
-        output(disassembler(), "--dump-sass", file),
-        re.M,
-    )
-    counted = {
-        name: int(count) for name, count in re.findall(r"(REG|STACK|LOCAL):(\d+)", resources)
-    }
-    return counted | {
-        "instructions": sum(name != "NOP" for name in code),
-        "wide_loads": sum(name.startswith("LDG") and ".128" in name for name in code),
-    }
-
-
 REGISTERS = {"of gelu": 168, "of slope": 168, "of tokens": 168, "weight_gradient_kernel": 255}
 
 
@@ -181,53 +142,35 @@ def test_kernels_compile_without_spills_and_load_16_bytes(
     channels: int,
     dtype: torch.dtype,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
 ) -> None:
+    from compile_triton import compiled, usage
+    from stub_driver import sm
+
     found = launches(channels, dtype, monkeypatch)
     assert len(found) == 4
-    for name, (kernel, arguments) in found.items():
-        used = usage(kernel, arguments, arch, tmp_path / "kernel.cubin")
+    for name, launch in found.items():
+        used = usage(compiled(launch, sm(arch)), counts=True)
         bound = next(count for part, count in REGISTERS.items() if part in name)
-        assert used["STACK"] == used["LOCAL"] == 0 and used["REG"] <= bound, (name, used)
+        assert used["local"] == 0 and used["registers"] <= bound, (name, used)
         assert used["wide_loads"] >= 3, (name, used)
-
-
-class Driver:
-    """Stands for a device's driver, which torch asks what to compile for."""
-
-    def get_current_target(self) -> Any:
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", 90, 32)
-
-    def get_benchmarker(self) -> None:
-        """Return None: nothing is timed."""
 
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="runs in a process of its own, which can compile")
 def test_compilers_see_the_kernels_and_what_they_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    import triton
+    from stub_driver import stub_driver
     from torch._functorch.aot_autograd import aot_export_joint_simple
-    from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
+    from trace_triton import kernels_of
 
     monkeypatch.setattr(_triton, "unsupported_reason", lambda tensor: None)
-    triton.runtime.driver.set_active(Driver())
     inputs = make_conv_inputs(AWKWARD_CONV[3], dtype=torch.float32)
     leaves = inputs.map(lambda tensor: tensor.requires_grad_())
 
     def run(*tensors: torch.Tensor) -> tuple[torch.Tensor]:
         return (ConvInputs(inputs.case, *tensors).run("triton"),)
 
-    graph = aot_export_joint_simple(run, tuple(leaves.tensors()), trace_joint=True)
-    found = []
-    for node in graph.graph.nodes:
-        assert "vitadapter_fast" not in str(node.target)
-        if "triton_kernel_wrapper" in str(node.target):
-            kernel = kernel_side_table.get_kernel(node.kwargs["kernel_idx"])
-            kernel = getattr(kernel, "fn", kernel)  # in an autotuner that holds the launch
-            name = getattr(kernel, "__name__", None) or kernel.fn.__name__
-            found.append((name, *node.kwargs["tensors_to_clone"]))
-    assert found == [("convolve_kernel", "out")] * 3 + [("weight_gradient_kernel", "partial")]
+    with stub_driver():
+        graph = aot_export_joint_simple(run, tuple(leaves.tensors()), trace_joint=True)
+    assert kernels_of(graph) == ["convolve_kernel: out"] * 3 + ["weight_gradient_kernel: partial"]
 
 
 @pytest.mark.skipif(not IS_INTERPRETED, reason="this process compiles")

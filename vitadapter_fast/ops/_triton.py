@@ -7,7 +7,7 @@ are themselves imported when the first call comes.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
@@ -20,22 +20,40 @@ from torch import Tensor
 from . import _tensors
 
 _OLDEST = (3, 1)
+# Before it, bfloat16 does not compile for sm_75 nor products for sm_70: one aborts the process.
+_OLDEST_BELOW_SM_80 = (3, 4)
+_OLDEST_FOR_FLOAT64 = (3, 5)  # in tl.dot
+_OLDEST_CAPABILITY = (7, 0)  # of relaxed atomics
 
 _is_traced: ContextVar[bool] = ContextVar("vitadapter_fast_is_traced", default=False)
+_launch_reasons: dict[torch.device, str | None] = {}
 
 
 @cache
 def unavailable_reason() -> str | None:
     """Return why Triton cannot be used, or None."""
-    wanted = ".".join(map(str, _OLDEST))
+    wanted = _dotted(_OLDEST)
     try:
         version = str(import_module("triton").__version__)
         import_module("triton.language")
     except Exception as error:  # a broken installation raises more than ImportError
         return f"triton does not import ({error}); pip install 'triton>={wanted}'"
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _OLDEST:
+    if _parsed(version) < _OLDEST:
         return f"it needs triton {wanted} or newer, got {version}"
     return None
+
+
+def _parsed(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+@cache
+def _version() -> tuple[int, ...]:
+    return _parsed(str(import_module("triton").__version__))
 
 
 @cache
@@ -51,12 +69,99 @@ def unsupported_reason(tensor: Tensor) -> str | None:
     if (reason := unavailable_reason()) is not None:
         return reason
     # ROCm too: torch calls its devices cuda.
-    if tensor.device.type == "cuda" or (tensor.device.type == "cpu" and is_interpreted()):
+    if tensor.device.type == "cuda":
+        return None if is_interpreted() else _device_reason(tensor)
+    if tensor.device.type == "cpu" and is_interpreted():
         return None
     return (
         f"it runs on CUDA and ROCm tensors, got {tensor.device}; for debugging it runs on CPU "
         "tensors, slowly, where TRITON_INTERPRET=1 is set before triton is imported"
     )
+
+
+def float64_reason() -> str | None:
+    """Return why kernels cannot multiply matrices of float64, or None."""
+    if is_interpreted() or _version() >= _OLDEST_FOR_FLOAT64:
+        return None
+    wanted, got = _dotted(_OLDEST_FOR_FLOAT64), _dotted(_version())
+    return f"in float64 it needs triton {wanted} or newer, got {got}"
+
+
+@cache
+def capability(device: torch.device) -> tuple[int, int] | None:
+    """Return the compute capability of an NVIDIA GPU; None for others, and where there is none."""
+    # What is compiled for a GPU that is not here shows when it runs.
+    if torch.version.hip is not None or not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_capability(device)
+
+
+def _device_reason(tensor: Tensor) -> str | None:
+    """Return why kernels cannot be compiled for the tensor's GPU or launched on it, or None."""
+    if (reason := _capability_reason(tensor.device)) is not None:
+        return reason
+    if tensor.device not in _launch_reasons:
+        # A compiler shows tensors of its own, and what it traces is launched later.
+        if _is_traced.get() or type(tensor) not in (Tensor, torch.nn.Parameter):
+            return None
+        with _tensors.current_device(tensor):
+            # The first launch loads code, which a capture forbids: it fails by itself or not.
+            if torch.cuda.is_current_stream_capturing():
+                return None
+            _launch_reasons[tensor.device] = _launch_reason(tensor.device)
+    return _launch_reasons[tensor.device]
+
+
+@cache
+def _capability_reason(device: torch.device) -> str | None:
+    found = capability(device)
+    if found is None or found >= (8, 0):
+        return None
+    name = f"{device} is an sm_{found[0]}{found[1]}"
+    if found < _OLDEST_CAPABILITY:
+        return f"it needs a GPU of sm_70 or newer, and {name}"
+    if _version() < _OLDEST_BELOW_SM_80:
+        wanted, got = _dotted(_OLDEST_BELOW_SM_80), _dotted(_version())
+        return f"{name}, for which it needs triton {wanted} or newer, got {got}"
+    return None
+
+
+def _launch_reason(device: torch.device) -> str | None:
+    """Launch a kernel of one line on the current device; return why that fails, or None.
+
+    Triton builds its launcher with the machine's C compiler when the first kernel is launched, and
+    writes kernels to a cache: importing it proves neither.
+    """
+    from ._triton_probe import touch
+
+    try:
+        launch(touch, grid=(1,), out=torch.empty(1, dtype=torch.int32, device=device))
+    except torch.OutOfMemoryError:
+        raise  # says nothing about Triton
+    except Exception as error:  # of a compiler, a driver, a file system
+        text = (str(error).strip().splitlines() or ["no message"])[0]
+        return (
+            f"triton cannot launch kernels on {device} ({type(error).__name__}: {text}); it needs "
+            "a C compiler, the headers of Python and a cache that it can write to"
+        )
+    return None
+
+
+def dot_precision(dtype: torch.dtype) -> str:
+    """Return how tl.dot may multiply operands of this dtype, for its ``input_precision``.
+
+    float32 as in torch's own products on the device, all others exactly.
+    """
+    # AMD's compiler knows "tf32" for one family of GPUs only, and refuses it for all others, in any
+    # dtype.
+    if dtype != torch.float32 or torch.version.hip is not None:
+        return "ieee"
+    switches = torch.backends.cuda.matmul
+    # Since torch 2.9, which recommends this switch; once it was used, reading an older one raises,
+    # while it follows those.
+    if hasattr(switches, "fp32_precision"):
+        return "tf32" if switches.fp32_precision == "tf32" else "ieee"
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 @contextmanager
@@ -75,6 +180,11 @@ def current_device(tensor: Tensor) -> AbstractContextManager[object]:
     return nullcontext() if _is_traced.get() else _tensors.current_device(tensor)
 
 
+# From Triton 3.10 on, fusion is off unless asked for: a fifth more instructions. What torch traces
+# cannot ask.
+LAUNCH_OPTIONS = {"enable_fp_fusion": True}
+
+
 def launch(kernel: Any, *, grid: tuple[int, ...], **arguments: Any) -> None:
     """Run a kernel, or put it into the graph under ``traced``; the device must be current.
 
@@ -86,8 +196,22 @@ def launch(kernel: Any, *, grid: tuple[int, ...], **arguments: Any) -> None:
     if 0 in grid:
         return
     if _is_traced.get():
-        kernel = torch.library.wrap_triton(kernel)
-    kernel[grid](**arguments)
+        torch.library.wrap_triton(kernel)[grid](**arguments)
+    else:
+        kernel[grid](**arguments, **LAUNCH_OPTIONS)
+
+
+def packed_sizes(name: str, sizes: Sequence[tuple[int, int]], most: int) -> dict[str, int]:
+    """Return (h, w) pairs as arguments of a kernel, h << 32 | w, named name0, name1, ...
+
+    No kernel is specialized for them, so a new image size compiles nothing. Those of ``most`` that
+    a call does not have are left out: of two times 16 sizes S uses four, and a launch of 20
+    arguments costs Python 28 us where one of 52 costs 45 (Triton 3.9, a stub driver).
+    """
+    packed = [h * 2**32 + w for h, w in sizes]
+    if _is_traced.get():
+        packed += [0] * (most - len(packed))  # torch wants every argument of a kernel
+    return {f"{name}{i}": size for i, size in enumerate(packed)}
 
 
 class Config(NamedTuple):
@@ -106,6 +230,8 @@ class Config(NamedTuple):
 
 # (bytes of an element, channels padded to a power of two) -> launch parameters; (0, 0): all others.
 Table = dict[tuple[int, int], Config]
+
+_MOST_IN_A_THREAD = 64  # elements of a trial
 
 _tuned: dict[tuple[Any, ...], Config] = {}
 # Not a ContextVar: autograd runs backward in a thread of its own.
@@ -132,6 +258,8 @@ def run_configured(
     key: tuple[Any, ...],
     default: Config,
     run: Callable[[Config], None],
+    *,
+    width: int,
     adds_to: Tensor | None = None,
 ) -> None:
     """Call ``run`` with the launch parameters of ``key``: tuned ones if there are, or ``default``.
@@ -140,27 +268,35 @@ def run_configured(
         key: Names the kernel, the device and what its speed depends on.
         default: From the kernel's table.
         run: Launches the kernel.
+        width: Elements that a program keeps for each of its rows.
         adds_to: Zeros to which the kernel adds: zeroed again after trial runs.
     """
     if _is_tuning and key not in _tuned and not _is_traced.get():
-        _tuned[key] = min(_neighbors(default), key=lambda config: _time_ms(run, config))
+        trials = _neighbors(default, width)
+        _tuned[key] = min(trials, key=lambda config: _time_ms(run, config))
         if adds_to is not None:
             adds_to.zero_()
     run(_tuned.get(key, default))
 
 
-def _neighbors(config: Config) -> list[Config]:
+def _neighbors(config: Config, width: int) -> list[Config]:
     """Return launch parameters worth a trial, ``config`` first: of equals it wins."""
     rows = [config.rows, config.rows // 2, config.rows * 2, config.rows // 4, config.rows * 4]
     warps = [config.num_warps, *(count for count in (1, 2, 4, 8) if count != config.num_warps)]
-    return [Config(r, w, config.num_stages) for r in rows if 8 <= r <= 512 for w in warps]
+    found = [Config(r, w, config.num_stages) for r in rows if 8 <= r <= 512 for w in warps]
+    # More elements than that in a thread spill, and take the compiler minutes.
+    most = _MOST_IN_A_THREAD * 32
+    return [config] + [c for c in found[1:] if c.rows * width <= most * c.num_warps]
 
 
 def _time_ms(run: Callable[[Config], None], config: Config) -> float:
     if is_interpreted():
         return 0.0  # its time says nothing
-    triton = import_module("triton")
+    do_bench = import_module("triton.testing").do_bench
     try:
-        return float(import_module("triton.testing").do_bench(lambda: run(config)))
-    except triton.OutOfResources:
+        return float(do_bench(lambda: run(config)))
+    except torch.OutOfMemoryError:
+        raise  # says nothing about the parameters
+    except Exception:
+        # Does not compile, or not for this GPU; errors of the default come again when it runs.
         return float("inf")

@@ -8,7 +8,7 @@ import triton.language as tl
 from .._triton import Config
 
 MAX_GRIDS = 16
-# (h, w) of each grid as h * 2^32 + w.
+# (h, w) of each grid as h << 32 | w; a call passes as many as it has grids.
 SIZES = [f"hw{i}" for i in range(MAX_GRIDS)]
 
 # Channels of a program -> launch parameters (rows: columns of the grid); 0 for all others. 1024
@@ -18,6 +18,13 @@ STRIP = 8  # rows of the grid that a program runs down
 WEIGHT_STRIP = 16
 
 
+# Wide at once: compilers that ask what a kernel writes pass small integers for what is not known.
+@triton.jit
+def unpack(size):
+    wide = size.to(tl.int64)
+    return wide >> 32, wide & 0xFFFFFFFF
+
+
 # Returns the first row and column of a program's tile, and its grid.
 # fmt: off
 @triton.jit
@@ -25,8 +32,7 @@ def find_tile(tile, hw0, hw1, hw2, hw3, hw4, hw5, hw6, hw7,
               hw8, hw9, hw10, hw11, hw12, hw13, hw14, hw15,
               GRIDS: tl.constexpr, STRIP: tl.constexpr, ROWS: tl.constexpr):
     # fmt: on
-    h = hw0 >> 32
-    w = hw0 & 0xFFFFFFFF
+    h, w = unpack(hw0)
     first_token = h * 0
     first_tile = h * 0
     next_token = h * 0
@@ -64,8 +70,7 @@ def find_tile(tile, hw0, hw1, hw2, hw3, hw4, hw5, hw6, hw7,
             size = hw14
         else:
             size = hw15
-        grid_h = size >> 32
-        grid_w = size & 0xFFFFFFFF
+        grid_h, grid_w = unpack(size)
         is_later = tile >= next_tile
         h = tl.where(is_later, grid_h, h)
         w = tl.where(is_later, grid_w, w)
@@ -136,11 +141,12 @@ def load_pixels(tokens, token, channel, mask, ROW: tl.constexpr, COMPUTE: tl.con
 # fmt: off
 @triton.jit(do_not_specialize=["tokens_rows", "grad_out_rows", "num_tokens", *SIZES])
 def convolve_kernel(tokens, weight, bias, grad_out, out, tokens_rows, grad_out_rows, num_tokens,
-                    hw0, hw1, hw2, hw3, hw4, hw5, hw6, hw7,
-                    hw8, hw9, hw10, hw11, hw12, hw13, hw14, hw15,
                     C: tl.constexpr, GRIDS: tl.constexpr, THEN: tl.constexpr,
                     HAS_BIAS: tl.constexpr, TOKENS_ROW: tl.constexpr, GRAD_OUT_ROW: tl.constexpr,
-                    STRIP: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+                    STRIP: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+                    hw0=None, hw1=None, hw2=None, hw3=None, hw4=None, hw5=None, hw6=None, hw7=None,
+                    hw8=None, hw9=None, hw10=None, hw11=None, hw12=None, hw13=None, hw14=None,
+                    hw15=None):
     # fmt: on
     COMPUTE: tl.constexpr = tl.float64 if tokens.dtype.element_ty == tl.float64 else tl.float32
     GROUPS: tl.constexpr = (C + CHANNELS - 1) // CHANNELS
@@ -209,10 +215,11 @@ def store_sum(partial, channel, is_channel, t: tl.constexpr, C: tl.constexpr, pr
 # fmt: off
 @triton.jit(do_not_specialize=["tokens_rows", "num_tokens", *SIZES])
 def weight_gradient_kernel(tokens, grad_sum, partial, tokens_rows, num_tokens,
-                           hw0, hw1, hw2, hw3, hw4, hw5, hw6, hw7,
-                           hw8, hw9, hw10, hw11, hw12, hw13, hw14, hw15,
                            C: tl.constexpr, GRIDS: tl.constexpr, TOKENS_ROW: tl.constexpr,
-                           STRIP: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+                           STRIP: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+                           hw0=None, hw1=None, hw2=None, hw3=None, hw4=None, hw5=None, hw6=None,
+                           hw7=None, hw8=None, hw9=None, hw10=None, hw11=None, hw12=None, hw13=None,
+                           hw14=None, hw15=None):
     # fmt: on
     COMPUTE: tl.constexpr = partial.dtype.element_ty
     GROUPS: tl.constexpr = (C + CHANNELS - 1) // CHANNELS

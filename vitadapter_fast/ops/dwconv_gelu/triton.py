@@ -76,7 +76,9 @@ def _convolve(then: str, call: Call, tensors: dict[str, Any]) -> None:
         grid = (_num_tiles(call, STRIP, config.rows) * _groups(call), call.tokens.shape[0])
         _triton.launch(convolve_kernel, grid=grid, **_launch_parameters(config), **arguments)
 
-    _triton.run_configured(_key(then, call), CONFIGS.get(channels, CONFIGS[0]), run)
+    # Three rows of sums.
+    default, width = CONFIGS.get(channels, CONFIGS[0]), 3 * channels
+    _triton.run_configured(_key(then, call), default, run, width=width)
 
 
 def _sum_up(call: Call, tokens: dict[str, Any], grad_sum: Tensor) -> Tensor:
@@ -120,8 +122,8 @@ def _rows(name: str, tensor: Tensor) -> dict[str, Any]:
 
 
 def _shape(call: Call) -> dict[str, int]:
-    sizes = [h * 2**32 + w for h, w in pairs(call.grid_hw)]
-    packed = {f"hw{i}": size for i, size in enumerate(sizes + [0] * (_MAX_GRIDS - len(sizes)))}
+    sizes = pairs(call.grid_hw)
+    packed = _triton.packed_sizes("hw", sizes, _MAX_GRIDS)
     C = int(call.tokens.shape[2])
     return {**packed, "C": C, "GRIDS": len(sizes), "CHANNELS": _channels(call)}
 
@@ -147,4 +149,5 @@ def _launch_parameters(config: Config) -> dict[str, int]:
 
 
 def _key(kernel: str, call: Call) -> tuple[Any, ...]:
-    return f"dwconv_gelu {kernel}", call.tokens.device, call.tokens.dtype, call.tokens.shape[2]
+    # An int: under a compiler sizes may be symbols.
+    return f"dwconv_gelu {kernel}", call.tokens.device, call.tokens.dtype, int(call.tokens.shape[2])

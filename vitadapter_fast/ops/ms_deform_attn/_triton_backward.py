@@ -89,16 +89,17 @@ def points_backward_kernel(
         value, points, weights, grad_out, grad_points, grad_weights, total,
         cell_of_point, rank_of_point, points_in_cell, records,
         value_rows, points_rows, weights_rows, grad_out_rows, queries, tokens, cells,
-        hw0, hw1, hw2, hw3, hw4, hw5, hw6, hw7,
-        hw8, hw9, hw10, hw11, hw12, hw13, hw14, hw15,
-        qhw0, qhw1, qhw2, qhw3, qhw4, qhw5, qhw6, qhw7,
-        qhw8, qhw9, qhw10, qhw11, qhw12, qhw13, qhw14, qhw15,
         M: tl.constexpr, D: tl.constexpr, L: tl.constexpr, P: tl.constexpr, GRIDS: tl.constexpr,
         VALUE_ROW: tl.constexpr, POINTS_ROW: tl.constexpr, WEIGHTS_ROW: tl.constexpr,
         GRAD_OUT_ROW: tl.constexpr, IS_ADDED: tl.constexpr, IS_BINNED: tl.constexpr,
         NEEDS_POINTS: tl.constexpr, NEEDS_WEIGHTS: tl.constexpr,
         D_PAD: tl.constexpr, P_PAD: tl.constexpr, LP_PAD: tl.constexpr,
-        ROWS: tl.constexpr, TILE_W: tl.constexpr):
+        ROWS: tl.constexpr, TILE_W: tl.constexpr,
+        hw0=None, hw1=None, hw2=None, hw3=None, hw4=None, hw5=None, hw6=None, hw7=None, hw8=None,
+        hw9=None, hw10=None, hw11=None, hw12=None, hw13=None, hw14=None, hw15=None,
+        qhw0=None, qhw1=None, qhw2=None, qhw3=None, qhw4=None, qhw5=None, qhw6=None, qhw7=None,
+        qhw8=None, qhw9=None, qhw10=None, qhw11=None, qhw12=None, qhw13=None, qhw14=None,
+        qhw15=None):
     # fmt: on
     COMPUTE: tl.constexpr = tl.float64 if value.dtype.element_ty == tl.float64 else tl.float32
     head = tl.program_id(0) % M

@@ -64,10 +64,10 @@ def query_of(bits):
 def gather_kernel(
         points_in_cell, cell_end, sorted_records, grad_out, grad_value,
         grad_out_rows, tokens, cells,
-        hw0, hw1, hw2, hw3, hw4, hw5, hw6, hw7,
-        hw8, hw9, hw10, hw11, hw12, hw13, hw14, hw15,
         M: tl.constexpr, D: tl.constexpr, L: tl.constexpr, GRAD_OUT_ROW: tl.constexpr,
-        D_PAD: tl.constexpr, ROWS: tl.constexpr):
+        D_PAD: tl.constexpr, ROWS: tl.constexpr,
+        hw0=None, hw1=None, hw2=None, hw3=None, hw4=None, hw5=None, hw6=None, hw7=None, hw8=None,
+        hw9=None, hw10=None, hw11=None, hw12=None, hw13=None, hw14=None, hw15=None):
     # fmt: on
     COMPUTE: tl.constexpr = sorted_records.dtype.element_ty
     head = tl.program_id(0) % M

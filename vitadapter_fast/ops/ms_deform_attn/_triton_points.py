@@ -4,7 +4,8 @@
 
 Letters are those of the op; the rows of a program are queries, or pixels, of one head. Image sizes
 arrive as h << 32 | w, hw0 ... hw15 for the levels and qhw0 ... qhw15 for the query grids: integers
-that no kernel is specialized for, so a new image size compiles nothing.
+that no kernel is specialized for, so a new image size compiles nothing. A call passes as many as it
+has levels and grids.
 """
 
 import triton
@@ -21,7 +22,8 @@ def size_of(i: tl.constexpr, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a
         hw = four_of(i, a0, a1, a2, a3) if i < 4 else four_of(i - 4, a4, a5, a6, a7)
     else:
         hw = four_of(i - 8, a8, a9, a10, a11) if i < 12 else four_of(i - 12, a12, a13, a14, a15)
-    return (hw >> 32).to(tl.int32), hw.to(tl.int32)
+    # Compilers that ask what a kernel writes pass small integers for what is not known.
+    return (hw.to(tl.int64) >> 32).to(tl.int32), hw.to(tl.int32)
 
 
 @triton.jit

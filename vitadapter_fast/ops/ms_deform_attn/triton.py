@@ -39,7 +39,8 @@ def forward(call: Call) -> Tensor:
         _triton.launch(forward_kernel, **launch, **arguments, out=out)
 
     with _triton.current_device(out):
-        _triton.run_configured(_key("forward", call), _default(CONFIGS, call), run)
+        width = _padded(D)
+        _triton.run_configured(_key("forward", call), _default(CONFIGS, call), run, width=width)
     return out
 
 
@@ -96,6 +97,7 @@ class _Kernels:
             _key(f"backward by {mode}", call),
             _default(CONFIGS[mode], call),
             run,
+            width=_padded(call.value.shape[3]),
             adds_to=sums,
         )
 
@@ -123,7 +125,7 @@ class _Kernels:
                 PER_QUERY=int(L * P),
             )
 
-        _triton.run_configured(_key("place", self._call), PLACE_CONFIG, run)
+        _triton.run_configured(_key("place", self._call), PLACE_CONFIG, run, width=4)
 
     def gather(self, bins: Bins, grad_value: Tensor) -> None:
         from ._triton_gather import CONFIGS, gather_kernel
@@ -137,7 +139,7 @@ class _Kernels:
                 grid=(-(-S // config.rows) * M, B),
                 **_launch_parameters(config),
                 **_shape(call),
-                **_packed("hw", call.level_hw),
+                **_triton.packed_sizes("hw", pairs(call.level_hw), MAX_SIZES),
                 **self._grad_out,
                 points_in_cell=bins.points_in_cell,
                 cell_end=bins.cell_end,
@@ -147,7 +149,8 @@ class _Kernels:
                 cells=self._cells,
             )
 
-        _triton.run_configured(_key("gather", call), _default(CONFIGS, call), run)
+        width = _padded(call.value.shape[3])
+        _triton.run_configured(_key("gather", call), _default(CONFIGS, call), run, width=width)
 
 
 def _arguments(call: Call) -> dict[str, Any]:
@@ -156,8 +159,8 @@ def _arguments(call: Call) -> dict[str, Any]:
         **_rows("value", call.value),
         **_rows("points", call.points),
         **_rows("weights", call.weights),
-        **_packed("hw", call.level_hw),
-        **_packed("qhw", call.query_hw),
+        **_triton.packed_sizes("hw", pairs(call.level_hw), MAX_SIZES),
+        **_triton.packed_sizes("qhw", pairs(call.query_hw), MAX_SIZES),
         **_shape(call),
         "queries": call.points.shape[1],
         "P": int(call.points.shape[4]),
@@ -186,12 +189,6 @@ def _rows(name: str, tensor: Tensor) -> dict[str, Any]:
         tensor, by_image, by_row = tensor.contiguous(), count * row, row
     per_image = by_image // by_row if B > 1 else 0
     return {name: tensor, f"{name}_rows": per_image, f"{name.upper()}_ROW": int(by_row)}
-
-
-def _packed(name: str, flat: Sequence[int]) -> dict[str, int]:
-    """Return (h, w) pairs as the integers of size_of, named name0 ... name15."""
-    sizes = [h * 2**32 + w for h, w in pairs(list(flat))]
-    return {f"{name}{i}": size for i, size in enumerate(sizes + [0] * (MAX_SIZES - len(sizes)))}
 
 
 def _tiles(call: Call, config: Config) -> dict[str, Any]:

@@ -82,7 +82,9 @@ def embed_kernel(
     pixel = tl.minimum(token, tokens - 1)
     b = (pixel // (h * w)).to(tl.int64)
     i, j = pixel % (h * w) // w, pixel % w
-    corner = image + b * stride_b + (i * PATCH_H).to(tl.int64) * stride_y + j * PATCH_W * STRIDE_X
+    # Every stride of the image may be long: a permuted clip has its frames between two channels.
+    corner = image + b * stride_b + (i * PATCH_H).to(tl.int64) * stride_y
+    corner += (j * PATCH_W).to(tl.int64) * STRIDE_X
 
     first_y = _first_input(i, y_inputs, y_num, y_den, y_radius, ANTIALIAS)
     first_x = _first_input(j, x_inputs, x_num, x_den, x_radius, ANTIALIAS)
@@ -106,8 +108,9 @@ def embed_kernel(
     for k in range(0, K, BK):
         at = k + tl.arange(0, BK)
         line = at % (PATCH_H * PATCH_W)
-        offset = at // (PATCH_H * PATCH_W) * stride_i
-        offset += line // PATCH_W * stride_y + line % PATCH_W * STRIDE_X
+        offset = (at // (PATCH_H * PATCH_W)).to(tl.int64) * stride_i
+        offset += (line // PATCH_W).to(tl.int64) * stride_y
+        offset += (line % PATCH_W).to(tl.int64) * STRIDE_X
         patches = tl.load(corner[:, None] + offset[None, :], mask=(at < K)[None, :], other=0.0)
         filters = tl.load(
             weight + channel[None, :] * K + at[:, None],

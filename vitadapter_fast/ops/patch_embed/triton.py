@@ -22,7 +22,11 @@ _TABLE_ROWS = 16
 
 def unsupported_reason(call: Call) -> str | None:
     """Return why the Triton kernels cannot run this call, or None."""
-    return _triton.unsupported_reason(call.image) or _parts.size_reason(call)
+    if (reason := _triton.unsupported_reason(call.image)) is not None:
+        return reason
+    if _parts.result_dtype(call) == torch.float64 and (reason := _triton.float64_reason()):
+        return reason
+    return _parts.size_reason(call)
 
 
 def forward(call: Call) -> Tensor:
@@ -30,18 +34,22 @@ def forward(call: Call) -> Tensor:
     from ._triton_kernels import embed_kernel
 
     image = call.image
-    (B, in_chans), (h, w), C = image.shape[:2], call.grid_hw, call.weight.shape[0]
-    patch_h, patch_w = call.weight.shape[2:]
+    B, (h, w) = image.shape[0], call.grid_hw
+    # Ints: under a compiler sizes may be symbols, and these are compiled into the kernel.
+    C, in_chans, patch_h, patch_w = map(int, call.weight.shape)
     stride_b, stride_i, stride_y, stride_x = image.stride()
     # What the kernel walks through row by row; parameters are dense but for odd formats.
     weight, table = call.weight.contiguous(), call.pos_embed.contiguous()
     bias = None if call.bias is None else call.bias.contiguous()
     out = image.new_empty(B, h * w, C, dtype=_parts.result_dtype(call))
+    # A float64 table makes the sum float64.
+    is_double = out.dtype == torch.float64
 
     def run(config: Config) -> None:
+        rows = max(16, config.rows)  # the least that matrix units take
         _triton.launch(
             embed_kernel,
-            grid=(-(-B * h * w // config.rows), -(-C // _CHANNELS)),
+            grid=(-(-B * h * w // rows), -(-C // _CHANNELS)),
             image=image,
             weight=weight,
             # Compilers that trace a launch want a tensor where the kernel uses none.
@@ -59,13 +67,12 @@ def forward(call: Call) -> Tensor:
             K=in_chans * patch_h * patch_w,
             PATCH_H=patch_h,
             PATCH_W=patch_w,
-            STRIDE_X=stride_x,
+            STRIDE_X=int(stride_x),
             HAS_BIAS=bias is not None,
-            # A float64 table makes the sum float64; and the interpreter would multiply the bits of
-            # bfloat16.
-            WIDENS=out.dtype == torch.float64 or _triton.is_interpreted(),
-            PRECISION="ieee" if _is_exact() else "tf32",
-            BM=config.rows,
+            # The interpreter would multiply the bits of bfloat16.
+            WIDENS=is_double or _triton.is_interpreted(),
+            PRECISION=_triton.dot_precision(torch.float64 if is_double else image.dtype),
+            BM=rows,
             BN=_CHANNELS,
             BK=_STEP,
             num_warps=config.num_warps,
@@ -74,7 +81,7 @@ def forward(call: Call) -> Tensor:
 
     key = ("patch_embed", image.device, image.dtype, C, in_chans, patch_h, patch_w)
     with _triton.current_device(image):
-        _triton.run_configured(key, _CONFIGS[image.element_size()], run)
+        _triton.run_configured(key, _CONFIGS[image.element_size()], run, width=_CHANNELS)
     return out
 
 
@@ -123,8 +130,3 @@ def _resize(call: Call) -> dict[str, int | bool]:
         )
     }
     return {**sizes, "ANTIALIAS": _parts.is_antialiased(call)}
-
-
-def _is_exact() -> bool:
-    # As torch's own float32 GEMMs on the device.
-    return torch.get_float32_matmul_precision() == "highest"

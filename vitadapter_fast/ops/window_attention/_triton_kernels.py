@@ -3,9 +3,10 @@
 """Queries, keys and values of all windows in, attended tokens or gradients out.
 
 All kernels share one division of work: the first axis of a launch is a block of tokens of a window,
-the second a head, the third an image. BLOCKS of ROWS tokens hold the largest window; windows at the
-border have fewer tokens, of which blocks past the last return at once. The tokens that a block
-meets come STEP at a time.
+the second a head, the third an image. ``blocks`` of ROWS tokens hold the largest window; windows at
+the border have fewer tokens, of which blocks past the last return at once. The tokens that a block
+meets come STEP at a time, in ``steps``. Neither is compiled into a kernel: they change with the
+image where a window is larger than its grid.
 """
 
 import triton
@@ -66,18 +67,17 @@ def multiply(a, b, sum, WIDENS: tl.constexpr, PRECISION: tl.constexpr):
 # Programs keep a running softmax: peak, sum of the numerators, and sum of values so weighted. It
 # starts with the padding keys, each of which has logit 0 and value 0. Registers, at most: 176.
 # fmt: off
-@triton.jit(do_not_specialize=["qkv_rows", "h", "w", "window_size"])
-def forward_kernel(qkv, out, logsumexp, qkv_rows, h, w, window_size,
+@triton.jit(do_not_specialize=["qkv_rows", "h", "w", "window_size", "blocks", "steps"])
+def forward_kernel(qkv, out, logsumexp, qkv_rows, h, w, window_size, blocks, steps,
                    M: tl.constexpr, D: tl.constexpr, SCALE: tl.constexpr, QKV_ROW: tl.constexpr,
-                   WIDENS: tl.constexpr, PRECISION: tl.constexpr, BLOCKS: tl.constexpr,
-                   STEPS: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
-                   CHANNELS: tl.constexpr):
+                   WIDENS: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
+                   STEP: tl.constexpr, CHANNELS: tl.constexpr):
     # fmt: on
     COMPUTE: tl.constexpr = logsumexp.dtype.element_ty
-    block = tl.program_id(0) % BLOCKS
+    block = tl.program_id(0) % blocks
     head = tl.program_id(1)
     image = tl.program_id(2).to(tl.int64)
-    first, columns, count = find_window(tl.program_id(0) // BLOCKS, h, w, window_size)
+    first, columns, count = find_window(tl.program_id(0) // blocks, h, w, window_size)
     if block * ROWS >= count:
         return
     token, is_token = find_tokens(block, first, columns, count, w, ROWS)
@@ -89,7 +89,7 @@ def forward_kernel(qkv, out, logsumexp, qkv_rows, h, w, window_size,
     peak = tl.zeros((ROWS,), COMPUTE) + tl.where(padding > 0, 0.0, -float("inf")).to(COMPUTE)
     total = tl.zeros((ROWS,), COMPUTE) + padding
     sum = tl.zeros((ROWS, CHANNELS), COMPUTE)
-    for i in range(0, STEPS):
+    for i in range(0, steps):
         key_token, is_key = find_tokens(i, first, columns, count, w, STEP)
         key = load_rows(rows + M * D, key_token, is_key, D, QKV_ROW, CHANNELS)
         value = load_rows(rows + 2 * M * D, key_token, is_key, D, QKV_ROW, CHANNELS)
@@ -112,19 +112,20 @@ def forward_kernel(qkv, out, logsumexp, qkv_rows, h, w, window_size,
 # The gradient of a block's queries. On its way it stores what the kernel below needs of each query:
 # the product of output and gradient. Registers, at most: 128.
 # fmt: off
-@triton.jit(do_not_specialize=["qkv_rows", "grad_out_rows", "h", "w", "window_size"])
+@triton.jit(do_not_specialize=["qkv_rows", "grad_out_rows", "h", "w", "window_size", "blocks",
+                               "steps"])
 def query_gradient_kernel(qkv, out, logsumexp, grad_out, products, grad_qkv, qkv_rows,
-                          grad_out_rows, h, w, window_size,
+                          grad_out_rows, h, w, window_size, blocks, steps,
                           M: tl.constexpr, D: tl.constexpr, SCALE: tl.constexpr,
                           QKV_ROW: tl.constexpr, GRAD_OUT_ROW: tl.constexpr, WIDENS: tl.constexpr,
-                          PRECISION: tl.constexpr, BLOCKS: tl.constexpr, STEPS: tl.constexpr,
-                          ROWS: tl.constexpr, STEP: tl.constexpr, CHANNELS: tl.constexpr):
+                          PRECISION: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
+                          CHANNELS: tl.constexpr):
     # fmt: on
     COMPUTE: tl.constexpr = logsumexp.dtype.element_ty
-    block = tl.program_id(0) % BLOCKS
+    block = tl.program_id(0) % blocks
     head = tl.program_id(1)
     image = tl.program_id(2).to(tl.int64)
-    first, columns, count = find_window(tl.program_id(0) // BLOCKS, h, w, window_size)
+    first, columns, count = find_window(tl.program_id(0) // blocks, h, w, window_size)
     if block * ROWS >= count:
         return
     token, is_token = find_tokens(block, first, columns, count, w, ROWS)
@@ -139,7 +140,7 @@ def query_gradient_kernel(qkv, out, logsumexp, grad_out, products, grad_qkv, qkv
     tl.store(products + place, product, mask=is_token)
     subtracted = tl.load(logsumexp + place, mask=is_token, other=0.0)
     sum = tl.zeros((ROWS, CHANNELS), COMPUTE)
-    for i in range(0, STEPS):
+    for i in range(0, steps):
         key_token, is_key = find_tokens(i, first, columns, count, w, STEP)
         key = load_rows(rows + M * D, key_token, is_key, D, QKV_ROW, CHANNELS)
         value = load_rows(rows + 2 * M * D, key_token, is_key, D, QKV_ROW, CHANNELS)
@@ -156,19 +157,20 @@ def query_gradient_kernel(qkv, out, logsumexp, grad_out, products, grad_qkv, qkv
 # The gradients of a block's keys and values, summed over the queries in their order. Registers, at
 # most: 184.
 # fmt: off
-@triton.jit(do_not_specialize=["qkv_rows", "grad_out_rows", "h", "w", "window_size"])
+@triton.jit(do_not_specialize=["qkv_rows", "grad_out_rows", "h", "w", "window_size", "blocks",
+                               "steps"])
 def key_gradient_kernel(qkv, logsumexp, grad_out, products, grad_qkv, qkv_rows, grad_out_rows, h, w,
-                        window_size,
+                        window_size, blocks, steps,
                         M: tl.constexpr, D: tl.constexpr, SCALE: tl.constexpr,
                         QKV_ROW: tl.constexpr, GRAD_OUT_ROW: tl.constexpr, WIDENS: tl.constexpr,
-                        PRECISION: tl.constexpr, BLOCKS: tl.constexpr, STEPS: tl.constexpr,
-                        ROWS: tl.constexpr, STEP: tl.constexpr, CHANNELS: tl.constexpr):
+                        PRECISION: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
+                        CHANNELS: tl.constexpr):
     # fmt: on
     COMPUTE: tl.constexpr = logsumexp.dtype.element_ty
-    block = tl.program_id(0) % BLOCKS
+    block = tl.program_id(0) % blocks
     head = tl.program_id(1)
     image = tl.program_id(2).to(tl.int64)
-    first, columns, count = find_window(tl.program_id(0) // BLOCKS, h, w, window_size)
+    first, columns, count = find_window(tl.program_id(0) // blocks, h, w, window_size)
     if block * ROWS >= count:
         return
     token, is_token = find_tokens(block, first, columns, count, w, ROWS)
@@ -178,7 +180,7 @@ def key_gradient_kernel(qkv, logsumexp, grad_out, products, grad_qkv, qkv_rows, 
     from_grad = grad_out + image * grad_out_rows * GRAD_OUT_ROW + head * D
     key_sum = tl.zeros((ROWS, CHANNELS), COMPUTE)
     value_sum = tl.zeros((ROWS, CHANNELS), COMPUTE)
-    for i in range(0, STEPS):
+    for i in range(0, steps):
         query_token, is_query = find_tokens(i, first, columns, count, w, STEP)
         query = load_rows(rows, query_token, is_query, D, QKV_ROW, CHANNELS)
         grad = load_rows(from_grad, query_token, is_query, D, GRAD_OUT_ROW, CHANNELS)

@@ -66,7 +66,6 @@ def _launch(kernel: Any, call: Call, tensors: dict[str, Any]) -> None:
 
     B, _, _, M, D = call.qkv.shape
     (h, w), size = call.hw, call.window_size
-    is_double = call.qkv.dtype == torch.float64
     channels = max(16, 1 << (int(D) - 1).bit_length())
     bytes_each = call.qkv.element_size()
     default, step = CONFIGS[bytes_each], STEPS[bytes_each]
@@ -85,14 +84,14 @@ def _launch(kernel: Any, call: Call, tensors: dict[str, Any]) -> None:
             h=h,
             w=w,
             window_size=size,
+            blocks=blocks,
+            steps=-(-most // step),
             M=int(M),
             D=int(D),
             SCALE=float(D) ** -0.5,
             # The interpreter would multiply the bits of bfloat16.
-            WIDENS=is_double or _triton.is_interpreted(),
-            PRECISION="ieee" if is_double or _is_exact() else "tf32",
-            BLOCKS=int(blocks),
-            STEPS=int(-(-most // step)),
+            WIDENS=call.qkv.dtype == torch.float64 or _triton.is_interpreted(),
+            PRECISION=_triton.dot_precision(call.qkv.dtype),
             ROWS=rows,
             STEP=step,
             CHANNELS=channels,
@@ -101,7 +100,8 @@ def _launch(kernel: Any, call: Call, tensors: dict[str, Any]) -> None:
         )
 
     name = f"window_attention {kernel.__name__}"
-    _triton.run_configured((name, call.qkv.device, call.qkv.dtype, int(D)), default, run)
+    key = (name, call.qkv.device, call.qkv.dtype, int(D))
+    _triton.run_configured(key, default, run, width=channels)
 
 
 def _rows(name: str, tensor: Tensor) -> dict[str, Any]:
@@ -119,8 +119,3 @@ def _rows(name: str, tensor: Tensor) -> dict[str, Any]:
         tensor, by_image, by_row = tensor.contiguous(), N * width, width
     per_image = by_image // by_row if B > 1 else 0
     return {name: tensor, f"{name}_rows": per_image, f"{name.upper()}_ROW": int(by_row)}
-
-
-def _is_exact() -> bool:
-    # As torch's own float32 GEMMs on the device.
-    return torch.get_float32_matmul_precision() == "highest"
