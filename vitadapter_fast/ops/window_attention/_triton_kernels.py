@@ -5,8 +5,8 @@
 All kernels share one division of work: the first axis of a launch is a block of tokens of a window,
 the second a head, the third an image. ``blocks`` of ROWS tokens hold the largest window; windows at
 the border have fewer tokens, of which blocks past the last return at once. The tokens that a block
-meets come STEP at a time, in ``steps``. Neither is compiled into a kernel: they change with the
-image where a window is larger than its grid.
+meets come STEP at a time. ``blocks`` is not compiled into a kernel: it changes with the image where
+a window is larger than its grid.
 """
 
 import triton
@@ -33,10 +33,10 @@ def find_window(index, h, w, window_size):
     return top * w + left, columns, tl.minimum(h - top, window_size) * columns
 
 
-# Returns the places of a block's tokens in the grid, and which of them are real.
+# Returns the places in the grid of ROWS tokens of a window, from ``start`` on, and which are real.
 @triton.jit
-def find_tokens(block, first, columns, count, w, ROWS: tl.constexpr):
-    at = block * ROWS + tl.arange(0, ROWS)
+def find_tokens(start, first, columns, count, w, ROWS: tl.constexpr):
+    at = start + tl.arange(0, ROWS)
     return first + at // columns * w + at % columns, at < count
 
 
@@ -65,10 +65,10 @@ def multiply(a, b, sum, WIDENS: tl.constexpr, PRECISION: tl.constexpr):
 
 
 # Programs keep a running softmax: peak, sum of the numerators, and sum of values so weighted. It
-# starts with the padding keys, each of which has logit 0 and value 0. Registers, at most: 176.
+# starts with the padding keys, each of which has logit 0 and value 0. Registers, at most: 200.
 # fmt: off
-@triton.jit(do_not_specialize=["qkv_rows", "h", "w", "window_size", "blocks", "steps"])
-def forward_kernel(qkv, out, logsumexp, qkv_rows, h, w, window_size, blocks, steps,
+@triton.jit(do_not_specialize=["qkv_rows", "h", "w", "window_size", "blocks"])
+def forward_kernel(qkv, out, logsumexp, qkv_rows, h, w, window_size, blocks,
                    M: tl.constexpr, D: tl.constexpr, SCALE: tl.constexpr, QKV_ROW: tl.constexpr,
                    WIDENS: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
                    STEP: tl.constexpr, CHANNELS: tl.constexpr):
@@ -80,7 +80,7 @@ def forward_kernel(qkv, out, logsumexp, qkv_rows, h, w, window_size, blocks, ste
     first, columns, count = find_window(tl.program_id(0) // blocks, h, w, window_size)
     if block * ROWS >= count:
         return
-    token, is_token = find_tokens(block, first, columns, count, w, ROWS)
+    token, is_token = find_tokens(block * ROWS, first, columns, count, w, ROWS)
     rows = qkv + image * qkv_rows * QKV_ROW + head * D
     query = load_rows(rows, token, is_token, D, QKV_ROW, CHANNELS)
     # In floating point: the square of a side may be beyond integers. Not by `to`: compilers may
@@ -89,8 +89,8 @@ def forward_kernel(qkv, out, logsumexp, qkv_rows, h, w, window_size, blocks, ste
     peak = tl.zeros((ROWS,), COMPUTE) + tl.where(padding > 0, 0.0, -float("inf")).to(COMPUTE)
     total = tl.zeros((ROWS,), COMPUTE) + padding
     sum = tl.zeros((ROWS, CHANNELS), COMPUTE)
-    for i in range(0, steps):
-        key_token, is_key = find_tokens(i, first, columns, count, w, STEP)
+    for start in range(0, count, STEP):
+        key_token, is_key = find_tokens(start, first, columns, count, w, STEP)
         key = load_rows(rows + M * D, key_token, is_key, D, QKV_ROW, CHANNELS)
         value = load_rows(rows + 2 * M * D, key_token, is_key, D, QKV_ROW, CHANNELS)
         logits = tl.zeros((ROWS, STEP), COMPUTE)
@@ -112,10 +112,9 @@ def forward_kernel(qkv, out, logsumexp, qkv_rows, h, w, window_size, blocks, ste
 # The gradient of a block's queries. On its way it stores what the kernel below needs of each query:
 # the product of output and gradient. Registers, at most: 128.
 # fmt: off
-@triton.jit(do_not_specialize=["qkv_rows", "grad_out_rows", "h", "w", "window_size", "blocks",
-                               "steps"])
+@triton.jit(do_not_specialize=["qkv_rows", "grad_out_rows", "h", "w", "window_size", "blocks"])
 def query_gradient_kernel(qkv, out, logsumexp, grad_out, products, grad_qkv, qkv_rows,
-                          grad_out_rows, h, w, window_size, blocks, steps,
+                          grad_out_rows, h, w, window_size, blocks,
                           M: tl.constexpr, D: tl.constexpr, SCALE: tl.constexpr,
                           QKV_ROW: tl.constexpr, GRAD_OUT_ROW: tl.constexpr, WIDENS: tl.constexpr,
                           PRECISION: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
@@ -128,7 +127,7 @@ def query_gradient_kernel(qkv, out, logsumexp, grad_out, products, grad_qkv, qkv
     first, columns, count = find_window(tl.program_id(0) // blocks, h, w, window_size)
     if block * ROWS >= count:
         return
-    token, is_token = find_tokens(block, first, columns, count, w, ROWS)
+    token, is_token = find_tokens(block * ROWS, first, columns, count, w, ROWS)
     rows = qkv + image * qkv_rows * QKV_ROW + head * D
     query = load_rows(rows, token, is_token, D, QKV_ROW, CHANNELS)
     from_grad = grad_out + image * grad_out_rows * GRAD_OUT_ROW + head * D
@@ -140,8 +139,8 @@ def query_gradient_kernel(qkv, out, logsumexp, grad_out, products, grad_qkv, qkv
     tl.store(products + place, product, mask=is_token)
     subtracted = tl.load(logsumexp + place, mask=is_token, other=0.0)
     sum = tl.zeros((ROWS, CHANNELS), COMPUTE)
-    for i in range(0, steps):
-        key_token, is_key = find_tokens(i, first, columns, count, w, STEP)
+    for start in range(0, count, STEP):
+        key_token, is_key = find_tokens(start, first, columns, count, w, STEP)
         key = load_rows(rows + M * D, key_token, is_key, D, QKV_ROW, CHANNELS)
         value = load_rows(rows + 2 * M * D, key_token, is_key, D, QKV_ROW, CHANNELS)
         zeros = tl.zeros((ROWS, STEP), COMPUTE)
@@ -157,10 +156,9 @@ def query_gradient_kernel(qkv, out, logsumexp, grad_out, products, grad_qkv, qkv
 # The gradients of a block's keys and values, summed over the queries in their order. Registers, at
 # most: 184.
 # fmt: off
-@triton.jit(do_not_specialize=["qkv_rows", "grad_out_rows", "h", "w", "window_size", "blocks",
-                               "steps"])
+@triton.jit(do_not_specialize=["qkv_rows", "grad_out_rows", "h", "w", "window_size", "blocks"])
 def key_gradient_kernel(qkv, logsumexp, grad_out, products, grad_qkv, qkv_rows, grad_out_rows, h, w,
-                        window_size, blocks, steps,
+                        window_size, blocks,
                         M: tl.constexpr, D: tl.constexpr, SCALE: tl.constexpr,
                         QKV_ROW: tl.constexpr, GRAD_OUT_ROW: tl.constexpr, WIDENS: tl.constexpr,
                         PRECISION: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
@@ -173,15 +171,15 @@ def key_gradient_kernel(qkv, logsumexp, grad_out, products, grad_qkv, qkv_rows, 
     first, columns, count = find_window(tl.program_id(0) // blocks, h, w, window_size)
     if block * ROWS >= count:
         return
-    token, is_token = find_tokens(block, first, columns, count, w, ROWS)
+    token, is_token = find_tokens(block * ROWS, first, columns, count, w, ROWS)
     rows = qkv + image * qkv_rows * QKV_ROW + head * D
     key = load_rows(rows + M * D, token, is_token, D, QKV_ROW, CHANNELS)
     value = load_rows(rows + 2 * M * D, token, is_token, D, QKV_ROW, CHANNELS)
     from_grad = grad_out + image * grad_out_rows * GRAD_OUT_ROW + head * D
     key_sum = tl.zeros((ROWS, CHANNELS), COMPUTE)
     value_sum = tl.zeros((ROWS, CHANNELS), COMPUTE)
-    for i in range(0, steps):
-        query_token, is_query = find_tokens(i, first, columns, count, w, STEP)
+    for start in range(0, count, STEP):
+        query_token, is_query = find_tokens(start, first, columns, count, w, STEP)
         query = load_rows(rows, query_token, is_query, D, QKV_ROW, CHANNELS)
         grad = load_rows(from_grad, query_token, is_query, D, GRAD_OUT_ROW, CHANNELS)
         place = (image * h * w + query_token) * M + head

@@ -85,7 +85,6 @@ def _launch(kernel: Any, call: Call, tensors: dict[str, Any]) -> None:
             w=w,
             window_size=size,
             blocks=blocks,
-            steps=-(-most // step),
             M=int(M),
             D=int(D),
             SCALE=float(D) ** -0.5,
