@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The op x backend table and the self-test behind ``python -m vitadapter_fast info``."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -93,3 +94,32 @@ def test_triton_cell_is_the_doors_reason(monkeypatch: pytest.MonkeyPatch) -> Non
     table = info.table()
     assert table["ms_deform_attn"]["triton"] == "triton is on holiday"
     assert table["ms_deform_attn_grid"]["triton"] == "triton is on holiday"
+
+
+def test_whatever_a_backend_raises_is_a_reason_in_its_cell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(call: Any) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(triton, "unsupported_reason", fail)
+    reason = "it fails here: RuntimeError: Failed to find C compiler"
+    assert info.table()["ms_deform_attn"]["triton"] == reason
+    assert cli.main(["info"]) == 0
+    assert "Failed to find C compiler" in capsys.readouterr().out
+
+
+def test_device_of_rocm_is_named_by_its_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "version", SimpleNamespace(hip="6.4", cuda=None))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert info._cuda_device() == "none found"
+    properties = SimpleNamespace(gcnArchName="gfx942:sramecc+:xnack-")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "AMD Instinct MI300X")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    assert info._cuda_device() == "AMD Instinct MI300X (gfx942:sramecc+:xnack-, ROCm 6.4)"
+
+
+def test_torch_without_cuda_and_rocm_has_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "version", SimpleNamespace(hip=None, cuda=None))
+    assert info._cuda_device() == "none: this torch is a CPU build"

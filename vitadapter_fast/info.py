@@ -117,6 +117,8 @@ def why_not(op: str, probe: Probe, backend: str) -> str | None:
     except BackendUnavailable as error:
         # "op: backend 'name' cannot run: reason", or what the op has instead.
         return str(error).split("cannot run: ", 1)[-1].removeprefix(f"{op}: ")
+    except Exception as error:  # the table is for machines where something is broken
+        return f"it fails here: {type(error).__name__}: {error}"
     return None
 
 
@@ -194,10 +196,13 @@ def _version(package: str) -> str:
 
 
 def _cuda_device() -> str:
-    if torch.version.cuda is None:
+    if torch.version.cuda is None and torch.version.hip is None:
         return "none: this torch is a CPU build"
     if not torch.cuda.is_available():
         return "none found"
+    if torch.version.hip is not None:
+        name = getattr(torch.cuda.get_device_properties(0), "gcnArchName", "AMD")
+        return f"{torch.cuda.get_device_name()} ({name}, ROCm {torch.version.hip})"
     major, minor = torch.cuda.get_device_capability()
     return f"{torch.cuda.get_device_name()} (sm_{major}{minor})"
 

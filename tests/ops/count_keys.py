@@ -28,12 +28,13 @@ import vitadapter_fast as vf
 from vitadapter_fast.ops import _triton
 
 CALLS = 60
-# S with one block a stage: others launch the same kernels. Windows of 14 tokens, and none.
+# S with two blocks: others launch the same kernels. Windows of 14 tokens, and none.
 SHALLOW: dict[str, Any] = {
-    "depth": 4,
-    "interaction_indexes": [[0, 0], [1, 1], [2, 2], [3, 3]],
-    "window_attn": [True, True, True, False],
-    "window_size": [14, 14, 14, None],
+    "depth": 2,
+    "interaction_indexes": [[0, 1]],
+    "use_extra_extractor": False,
+    "window_attn": [True, False],
+    "window_size": [14, None],
 }
 
 

@@ -68,21 +68,70 @@ def test_forward_takes_at_most_80_instructions_for_a_query_and_head(arch: str, f
 
 
 BACKWARD = "points_backward_kernel: grad_points, grad_weights, total"
+DIFFERENTIATED = (
+    "points_backward_kernel: cell_of_point, grad_points, grad_weights, points_in_cell, "
+    "rank_of_point, records"
+)
+CONVOLUTION = ["convolve_kernel: out", "convolve_kernel: out", "weight_gradient_kernel: partial"]
+FORWARD = [
+    "embed_kernel: out",
+    "forward_kernel: out",
+    "forward_kernel: logsumexp, out",
+    "forward_kernel: out",
+    "convolve_kernel: out",
+]
 GRAPHS = {
     "by rule": ["forward_kernel: out", BACKWARD],
     "classic": ["forward_kernel: out", BACKWARD],
     "dynamic": ["forward_kernel: out"],
     "records": [
         "forward_kernel: out",
-        "points_backward_kernel: cell_of_point, grad_points, grad_weights, points_in_cell, "
-        "rank_of_point, records",
+        DIFFERENTIATED,
         "place_kernel: sorted_records",
         "gather_kernel: grad_value",
     ],
     "reference": [f"vitadapter_fast.ms_deform_attn_grid{end}.default" for end in ("", "_backward")],
     "exported": ["vitadapter_fast.ms_deform_attn_grid.default"],
+    # Where torch cannot tell what a kernel writes it takes all inputs for written, weights too.
+    "dynamic channels": ["embed_kernel: out", "convolve_kernel: out"],
+    "trained": {
+        "forward": FORWARD,
+        "backward": [
+            *CONVOLUTION,
+            DIFFERENTIATED,
+            "place_kernel: sorted_records",
+            "gather_kernel: grad_value",
+            "query_gradient_kernel: grad_qkv, products",
+            "key_gradient_kernel: grad_qkv",
+            BACKWARD,
+            "table_gradient_kernel: out",
+        ],
+    },
+    # Four maps, and no weight that is written back.
+    "packaged": [4, FORWARD],
 }
 
 
 def test_compilers_see_kernels_and_what_they_write_and_export_sees_operators() -> None:
     assert json.loads(output(start("trace_triton.py")).splitlines()[-1]) == GRAPHS
+
+
+@cache
+def keys() -> dict[str, dict[str, int]]:
+    return json.loads(output(start("count_keys.py")).splitlines()[-1])
+
+
+def test_sixty_sizes_and_batches_compile_each_kernel_once() -> None:
+    once = {
+        "embed_kernel": 1,
+        "forward_kernel": 3,  # injector, extractor, windows
+        "convolve_kernel": 3,
+        "weight_gradient_kernel": 1,
+        "points_backward_kernel": 2,
+        "gather_kernel": 1,
+        "query_gradient_kernel": 1,
+        "key_gradient_kernel": 1,
+        "table_gradient_kernel": 1,
+    }
+    # Records are float32 with either, so bfloat16 has compiled what places them.
+    assert keys() == {"bfloat16": once | {"place_kernel": 1}, "float32": once}

@@ -15,20 +15,37 @@ from ._call import Call, new_outputs
 
 _LARGEST = 65535  # of the second and third axis of a launch
 _MAX_WINDOW = 2**30  # sums of two sizes are 32-bit integers
+# Wider heads take more than the 99 KiB of shared memory that many GPUs have, and before sm_80, which
+# has 64 KiB, wider ones in float32.
+_MAX_CHANNELS = 256
+_MAX_CHANNELS_BELOW_SM_80 = 64
 
 
 def unsupported_reason(call: Call) -> str | None:
     """Return why the Triton kernels cannot run this call, or None."""
     if (reason := _triton.unsupported_reason(call.qkv)) is not None:
         return reason
-    B, _, _, M, _ = call.qkv.shape
+    B, _, _, M, D = call.qkv.shape
     if max(B, M) > _LARGEST:
         return f"it takes at most {_LARGEST} images and heads, got {B} and {M}"
+    most = _MAX_CHANNELS
+    if call.qkv.dtype == torch.float64:
+        if (reason := _triton.float64_reason()) is not None:
+            return reason
+    elif call.qkv.dtype == torch.float32 and _is_below_sm_80(call.qkv.device):
+        most = _MAX_CHANNELS_BELOW_SM_80
+    if most < D:
+        return f"it takes heads of at most {most} channels here, got {D}"
     if call.window_size == 0:
         return "attention over a whole grid is F.scaled_dot_product_attention's on GPUs"
     if call.window_size > _MAX_WINDOW:
         return f"it takes windows of at most {_MAX_WINDOW} tokens a side, got {call.window_size}"
     return None
+
+
+def _is_below_sm_80(device: torch.device) -> bool:
+    found = _triton.capability(device) if device.type == "cuda" else None
+    return found is not None and found < (8, 0)
 
 
 def forward(call: Call) -> tuple[Tensor, Tensor]:
