@@ -4,7 +4,7 @@
 PYTHON ?= python
 CPP := $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/sanitizers/*.cpp')
 
-.PHONY: demo train-demo test fuzz sanitize tsan lint bench gpu gpu-build gpu-test gpu-test-triton gpu-sanitize gpu-bench
+.PHONY: demo train-demo test fuzz sanitize tsan lint bench gpu gpu-build gpu-test gpu-test-triton gpu-sanitize gpu-bench triton-versions
 
 demo:  ## features of the packaged photo, as a picture
 	$(PYTHON) -m vitadapter_fast features
@@ -32,6 +32,9 @@ sanitize: tsan  ## all compiled kernels under GCC's address, undefined-behavior 
 
 tsan:  ## the CPU kernels under ThreadSanitizer
 	$(PYTHON) -m pytest -q tests/ops/test_sanitizers.py -k thread_sanitizer
+
+triton-versions:  ## the Triton kernels compiled by the oldest, a middle and the installed Triton
+	$(PYTHON) tests/triton_versions.py
 
 lint:
 	ruff check .

@@ -12,6 +12,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -42,6 +44,19 @@ POINTER = {
 Launch = tuple[Any, dict[str, Any]]
 
 
+@contextmanager
+def recorded(suffix: str = "") -> Iterator[dict[str, Launch]]:
+    """Keep launches rather than make them: {name and, of the convolution, what for: launch}."""
+    found: dict[str, Launch] = {}
+
+    def record(kernel: Any, *, grid: tuple[int, ...], **arguments: Any) -> None:
+        then = {0: " of gelu", 1: " of slope", 2: " of tokens"}.get(arguments.get("THEN", 3), "")
+        found[kernel.__name__ + then + suffix] = (kernel, arguments)
+
+    with mock.patch.object(_triton, "launch", record):
+        yield found
+
+
 def launches(case: AttnCase, dtype: torch.dtype) -> dict[str, Launch]:
     """Return every kernel launch of forward and of backward in both ways, by the kernel's name."""
     B, Q, M, L, P = case.batch, case.num_queries, case.heads, len(case.level_hw), case.points
@@ -56,18 +71,15 @@ def launches(case: AttnCase, dtype: torch.dtype) -> dict[str, Launch]:
         call = _grid_call(value, level_hw, query_hw, points, weights)
     else:
         call = _classic_call(value, level_hw, points, weights)
-    found: dict[str, Launch] = {}
-    suffix = ""
-
-    def record(kernel: Any, *, grid: tuple[int, ...], **arguments: Any) -> None:
-        found[kernel.__name__ + suffix] = (kernel, arguments)
-
-    with mock.patch.object(_triton, "launch", record):
+    with recorded() as found:
         grad_out = torch.empty_like(backend.forward(call))
-        for how, threshold in (("atomics", float("inf")), ("records", 0)):
-            suffix = f" {how}"
-            with mock.patch.object(_value_gradient, "POINTS_PER_PIXEL", threshold):
-                backend.backward(call, grad_out, (True, True, True))
+    for how, threshold in (("atomics", float("inf")), ("records", 0)):
+        with (
+            recorded(f" {how}") as launched,
+            mock.patch.object(_value_gradient, "POINTS_PER_PIXEL", threshold),
+        ):
+            backend.backward(call, grad_out, (True, True, True))
+        found |= launched
     return found
 
 
@@ -77,12 +89,7 @@ def patch_launches(mode: str, dtype: torch.dtype, table_dtype: torch.dtype) -> d
     image, weight, bias = (torch.empty(shape, dtype=dtype, device="meta") for shape in shapes)
     table = torch.empty(37 * 37, 768, dtype=table_dtype, device="meta")
     call = PatchCall(image, weight, bias, table, [37, 37], mode)
-    found: dict[str, Launch] = {}
-
-    def record(kernel: Any, *, grid: tuple[int, ...], **arguments: Any) -> None:
-        found[kernel.__name__] = (kernel, arguments)
-
-    with mock.patch.object(_triton, "launch", record):
+    with recorded() as found:
         grad_out = torch.empty_like(patch_embed.forward(call))
         patch_embed.backward(call, grad_out, (False, False, False, True))
     return found

@@ -110,21 +110,17 @@ def test_calls_beyond_a_launch_are_left_to_another_backend(monkeypatch: Any) -> 
     assert "at most 16 grids" in str(reason(1, 17))
 
 
-def launches(channels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def launches(channels: int, dtype: torch.dtype) -> dict[str, Any]:
     """Return the kernel and the arguments of every launch of forward and backward, by name."""
-    found: dict[str, Any] = {}
+    from compile_triton import recorded
 
-    def record(kernel: Any, *, grid: tuple[int, ...], **arguments: Any) -> None:
-        then = {0: " of gelu", 1: " of slope", 2: " of tokens"}.get(arguments.get("THEN", 3), "")
-        found[kernel.__name__ + then] = (kernel, arguments)
-
-    monkeypatch.setattr(_triton, "launch", record)
     tensors = {"dtype": dtype, "device": "meta"}
     tokens = torch.empty(2, 84, channels, **tensors)  # type: ignore[call-overload]
     weight = torch.empty(channels, 1, 3, 3, **tensors)  # type: ignore[call-overload]
     bias = torch.empty(channels, **tensors)  # type: ignore[call-overload]
     call = _call.Call(tokens, [8, 8, 4, 4, 2, 2], weight, bias)
-    backend.backward(call, torch.empty_like(backend.forward(call)), (True, True, True))
+    with recorded() as found:
+        backend.backward(call, torch.empty_like(backend.forward(call)), (True, True, True))
     return found
 
 
@@ -138,15 +134,12 @@ REGISTERS = {"of gelu": 168, "of slope": 168, "of tokens": 168, "weight_gradient
     ids=lambda value: dtype_id(value) if isinstance(value, torch.dtype) else str(value),
 )
 def test_kernels_compile_without_spills_and_load_16_bytes(
-    arch: int,
-    channels: int,
-    dtype: torch.dtype,
-    monkeypatch: pytest.MonkeyPatch,
+    arch: int, channels: int, dtype: torch.dtype
 ) -> None:
     from compile_triton import compiled, usage
     from stub_driver import sm
 
-    found = launches(channels, dtype, monkeypatch)
+    found = launches(channels, dtype)
     assert len(found) == 4
     for name, launch in found.items():
         used = usage(compiled(launch, sm(arch)), counts=True)

@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -142,14 +141,11 @@ def test_calls_beyond_a_launch_are_left_to_another_backend(monkeypatch: Any) -> 
 
 def launches(dtype: torch.dtype, channels: int) -> dict[str, Any]:
     """Return the kernel and the arguments of every launch of forward and backward, by name."""
-    found: dict[str, Any] = {}
-
-    def record(kernel: Any, *, grid: tuple[int, ...], **arguments: Any) -> None:
-        found[kernel.__name__] = (kernel, arguments)
+    from compile_triton import recorded
 
     qkv = torch.empty(2, 64 * 64, 3, 768 // channels, channels, dtype=dtype, device="meta")
     call = _call.Call(qkv, [64, 64], 14)
-    with mock.patch.object(_triton, "launch", record):
+    with recorded() as found:
         out, logsumexp = backend.forward(call)
         backend.backward(call, torch.empty_like(out), out, logsumexp)
     return found

@@ -15,8 +15,8 @@ from ._call import Call, new_outputs
 
 _LARGEST = 65535  # of the second and third axis of a launch
 _MAX_WINDOW = 2**30  # sums of two sizes are 32-bit integers
-# Wider heads take more than the 99 KiB of shared memory that many GPUs have, and before sm_80, which
-# has 64 KiB, wider ones in float32.
+# Wider heads take more than the 99 KiB of shared memory that many GPUs have; in float32 those wider
+# than 64 more than the 64 KiB of sm_75.
 _MAX_CHANNELS = 256
 _MAX_CHANNELS_BELOW_SM_80 = 64
 
