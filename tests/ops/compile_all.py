@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compile all kernels for the GPUs that this Triton supports: triton_versions.py runs it.
 
-python compile_all.py [ARCH ...]    such as 80 or gfx942, 90 if none; prints how many compiled, what did not
+python compile_all.py [ARCH ...]    80, gfx942, ...; prints how many compiled and what did not
 """
 
 import sys

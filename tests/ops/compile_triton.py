@@ -33,6 +33,8 @@ from vitadapter_fast.ops.patch_embed import triton as patch_embed
 from vitadapter_fast.ops.patch_embed._call import MODES
 from vitadapter_fast.ops.patch_embed._call import Call as PatchCall
 
+# Heads of DINOv3's adapters, which are no powers of two.
+HEADS_BETWEEN = (24, 40)
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 POINTER = {
     torch.float32: "*fp32",
@@ -147,6 +149,12 @@ def main(arch: int) -> None:
                     result = usage(compiled(launch, target), counts=kernel.startswith("forward"))
                     warps = launch[1]["num_warps"]
                     found[f"{name} {kernel}"] = result | {"rows": launch[1]["ROWS"], "warps": warps}
+    for channels in HEADS_BETWEEN:
+        case = extractor("", 1024, 6, channels)
+        launch = launches(case, torch.bfloat16)["forward_kernel"]
+        counts = {"rows": launch[1]["ROWS"], "warps": launch[1]["num_warps"]}
+        result = usage(compiled(launch, target), counts=True)
+        found[f"extractor_{channels} grid *bf16 forward_kernel"] = result | counts
     for mode in MODES:
         for dtype, table_dtype in (
             (torch.bfloat16, torch.bfloat16),

@@ -54,7 +54,7 @@ def test_kernels_spill_nothing_and_keep_to_their_registers(arch: str) -> None:
         kernel = name.split(" ", 3)[3]
         if usage["local"] or usage["registers"] > REGISTERS[kernel]:
             faults[name] = usage
-    assert len(usages()[arch]) == 5 * 12 + 2 * 9
+    assert len(usages()[arch]) == 5 * 12 + 2 + 2 * 9
     assert not faults
 
 
@@ -62,9 +62,21 @@ def test_kernels_spill_nothing_and_keep_to_their_registers(arch: str) -> None:
 @pytest.mark.parametrize("form", ["grid", "classic"])
 def test_forward_takes_at_most_80_instructions_for_a_query_and_head(arch: str, form: str) -> None:
     usage = usages()[arch][f"extractor_b {form} *bf16 forward_kernel"]
+    assert 40 < instructions_per_query(usage) <= 80
+
+
+def instructions_per_query(usage: dict[str, int]) -> float:
     # All is straight-line code: every warp of a program executes it once.
-    per_query = usage["instructions"] * usage["warps"] / usage["rows"]
-    assert 40 < per_query <= 80
+    return usage["instructions"] * usage["warps"] / usage["rows"]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(("channels", "most"), [(24, 80), (40, 160)])
+def test_forward_of_heads_between_powers_of_two_costs_as_the_next_power(
+    arch: str, channels: int, most: int
+) -> None:
+    usage = usages()[arch][f"extractor_{channels} grid *bf16 forward_kernel"]
+    assert 40 < instructions_per_query(usage) <= most
 
 
 BACKWARD = "points_backward_kernel: grad_points, grad_weights, total"
