@@ -191,8 +191,9 @@ def test_heads_too_wide_for_shared_memory_are_a_reason(door: pytest.MonkeyPatch)
         "it takes heads of at most 256 channels here, got 257"
     )
     door.setattr(windows, "_is_below_sm_80", lambda device: True)
-    assert window_reason(torch.float16, 256) is None
+    assert window_reason(torch.float16, 64) is None
     assert window_reason(torch.float32, 64) is None
+    assert "at most 64 channels here, got 65" in str(window_reason(torch.float16, 65))
     assert "at most 64 channels here, got 65" in str(window_reason(torch.float32, 65))
 
 

@@ -15,8 +15,8 @@ from ._call import Call, new_outputs
 
 _LARGEST = 65535  # of the second and third axis of a launch
 _MAX_WINDOW = 2**30  # sums of two sizes are 32-bit integers
-# Wider heads take more than the 99 KiB of shared memory that many GPUs have; in float32 those wider
-# than 64 more than the 64 KiB of sm_75.
+# Wider heads take more than the 99 KiB of shared memory that many GPUs have, and before sm_80 more
+# than the 64 KiB of sm_75: 80 KiB at 128 channels in float16.
 _MAX_CHANNELS = 256
 _MAX_CHANNELS_BELOW_SM_80 = 64
 
@@ -28,12 +28,10 @@ def unsupported_reason(call: Call) -> str | None:
     B, _, _, M, D = call.qkv.shape
     if max(B, M) > _LARGEST:
         return f"it takes at most {_LARGEST} images and heads, got {B} and {M}"
-    most = _MAX_CHANNELS
-    if call.qkv.dtype == torch.float64:
-        if (reason := _triton.float64_reason()) is not None:
-            return reason
-    elif call.qkv.dtype == torch.float32 and _is_below_sm_80(call.qkv.device):
-        most = _MAX_CHANNELS_BELOW_SM_80
+    if call.qkv.dtype == torch.float64 and (reason := _triton.float64_reason()) is not None:
+        return reason
+    is_old = _is_below_sm_80(call.qkv.device)
+    most = _MAX_CHANNELS_BELOW_SM_80 if is_old else _MAX_CHANNELS
     if most < D:
         return f"it takes heads of at most {most} channels here, got {D}"
     if call.window_size == 0:
