@@ -38,7 +38,7 @@ def widened(tensor: Tensor, by: int) -> Tensor:
 
 
 @pytest.mark.usefixtures("how")
-@pytest.mark.parametrize("elements", [1, 2, 4, 8])
+@pytest.mark.parametrize("elements", [1, 4])
 @pytest.mark.parametrize("name", ["value", "points", "weights"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=dtype_id)
@@ -54,7 +54,7 @@ def test_any_address(backend: str, dtype: torch.dtype, form: str, name: str, ele
 
 
 @pytest.mark.usefixtures("how")
-@pytest.mark.parametrize("by", [1, 4, 8, 40])
+@pytest.mark.parametrize("by", [1, 8])
 @pytest.mark.parametrize("name", ["value", "points", "weights"])
 @pytest.mark.parametrize("form", FORMS)
 def test_any_stride(backend: str, form: str, name: str, by: int) -> None:
