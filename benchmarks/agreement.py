@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from precision import exact_products
 from torch import Tensor, nn
+
+from vitadapter_fast.export._precision import exact_products
 
 _NAMES = (
     "pos_embed",

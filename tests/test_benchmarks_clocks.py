@@ -141,7 +141,7 @@ def test_fused_attention_computes_the_same() -> None:
 EXACT = """
 import os, sys
 import torch
-from precision import exact_products
+from vitadapter_fast.export._precision import exact_products
 
 def state():
     found = {}

@@ -7,9 +7,11 @@ from collections import Counter
 import pytest
 import torch
 from export_cases import max_errors, smallest_model
+from tiny import WINDOWED
+from torch import Tensor
 
 import vitadapter_fast as vf
-from vitadapter_fast.export import export_program
+from vitadapter_fast.export import _parity, export_program
 from vitadapter_fast.model.config import PRESETS
 
 # Dynamic sizes cost seconds for each block: two have all that the sizes meet.
@@ -78,3 +80,17 @@ def test_training_mode_is_refused():
 def test_size_that_is_no_multiple_of_32_is_refused():
     with pytest.raises(ValueError, match="multiples of 32, got 100 x 64"):
         export_program(smallest_model(), (100, 64))
+
+
+def test_files_are_compared_with_products_that_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32, the default of convolutions on GPUs, puts two right models 1e-3 apart."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen: list[bool] = []
+    model = vf.ViTAdapter(**WINDOWED).eval()
+
+    def run(image: Tensor) -> list[Tensor]:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return model(image)
+
+    _parity.compare(model, run, [(64, 64)], 1)
+    assert seen == [False] and torch.backends.cudnn.allow_tf32

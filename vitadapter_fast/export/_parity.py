@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import ExportError
 from ..model import ViTAdapter
+from ._precision import exact_products
 
 TOLERANCE = 1e-4
 # Neither is the traced size, and no side fits all windows.
@@ -51,7 +52,7 @@ def compare(
         generator = torch.Generator().manual_seed(0)
         image = torch.randn(batch, model.in_chans, *size, generator=generator, device="cpu")
         image = image.to(weight.device, weight.dtype)
-        with torch.no_grad():
+        with torch.no_grad(), exact_products():
             wanted, got = model(image), list(run(image))
         shapes = [[tuple(each.shape) for each in maps] for maps in (wanted, got)]
         if shapes[0] != shapes[1]:
