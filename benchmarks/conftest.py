@@ -18,7 +18,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHO
 
 import estimate  # noqa: E402
 from limits import device_name  # noqa: E402
-from results import Results, fact  # noqa: E402
+from results import NO_TIME, Results, fact  # noqa: E402
 from session import Session, verdict  # noqa: E402
 from worker import Failed  # noqa: E402
 
@@ -137,8 +137,8 @@ def timed(request: pytest.FixtureRequest, benchmark: Any, running: Session) -> C
 
     def run(row: Any) -> None:
         if running.is_over():
-            running.results.refuse(row, "no time left")
-            pytest.skip("no time left: see --minutes")
+            running.results.refuse(row, NO_TIME)
+            pytest.skip(f"{NO_TIME}: see --minutes")
         try:
             running.measure(row, benchmark, request.node.name)
         except Failed as failure:

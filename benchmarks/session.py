@@ -99,7 +99,8 @@ class Session:
         clock_mhz = worker.ask("clock_mhz")
         graph = self._graph(worker, row.passes)
         seconds, device_ms = stats["median"], graph["device_ms"]
-        best = seconds if device_ms is None else device_ms / 1e3
+        # Of one clock on one device: a share of Python's time beside shares of graphs says nothing.
+        best = seconds if self.device == "cpu" else device_ms and device_ms / 1e3
         benchmark.extra_info.update(
             kind=row.spec.kind,
             shape=row.shape,
@@ -148,11 +149,13 @@ class Session:
             self._checked.add(key)
         return self._held
 
-    def _share(self, row: Row, facts: dict[str, Any], seconds: float) -> float | None:
+    def _share(self, row: Row, facts: dict[str, Any], seconds: float | None) -> float | None:
         """Return how much of the device's limit a time is, None where it is not known."""
         limits = self._limits.get(row.spec.dtype)
         flops, moved = (facts[key].get(row.passes, 0) for key in ("flops", "bytes"))
-        return limits and bounds.share(seconds, flops, moved, limits, facts["limit"])
+        if not limits or seconds is None:
+            return None
+        return bounds.share(seconds, flops, moved, limits, facts["limit"])
 
     def find_limits(self, dtypes: tuple[str, ...]) -> None:
         """Measure what the device can do, while nothing else runs; a failure costs only shares."""

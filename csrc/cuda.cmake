@@ -11,7 +11,7 @@ set(oldest_arch 75)
 # Machine code for A100 and H100 and their like, PTX for what comes after.
 set(common_archs 80-real 90-real 90-virtual)
 
-if(DEFINED ENV{CUDACXX})
+if(NOT "$ENV{CUDACXX}" STREQUAL "")
   separate_arguments(nvcc UNIX_COMMAND "$ENV{CUDACXX}")
   list(GET nvcc 0 nvcc)
   find_program(found_nvcc "${nvcc}" NO_CACHE)

@@ -30,3 +30,32 @@ def nan_filled_memory() -> Iterator[None]:
     assert torch.empty(7).isnan().all()
     yield
     torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def exact_products() -> Iterator[None]:
+    """Let float32 be multiplied as such, in convolutions too."""
+    from vitadapter_fast.export._precision import exact_products
+
+    with exact_products():
+        yield
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Forget what the doors to the extension and to Triton found out, before and after."""
+    from vitadapter_fast.ops import _native, _triton
+
+    found = (
+        _native._load,
+        _native.cuda_unavailable_reason,
+        _native._no_code_reason,
+        _native._warn_once,
+        _triton.unavailable_reason,
+    )
+    for each in found:
+        each.cache_clear()
+    yield monkeypatch
+    monkeypatch.undo()
+    for each in found:
+        each.cache_clear()

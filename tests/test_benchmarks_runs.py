@@ -189,3 +189,14 @@ def test_who_takes_too_long_is_ended() -> None:
     assert not caught.value.is_out_of_memory
     worker.stop()
     assert not worker._process.is_alive()
+
+
+def test_a_run_without_time_for_a_row_is_no_complete_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--scale", "smoke"]
+    command += ["--minutes", "0", "-k", "dwconv_gelu", "benchmarks/bench_operators.py"]
+    path = tmp_path / "out.json"
+    done = subprocess.run([*command, f"--benchmark-json={path}"], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+    document = json.loads(path.read_text())
+    assert document["is_complete"] is False and not document["benchmarks"]
+    assert {each["reason"] for each in document["not_timed"]} == {"no time left"}

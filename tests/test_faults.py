@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -164,18 +163,6 @@ def deny(*args: Any) -> None:
     raise PermissionError(13, "Permission denied")
 
 
-@pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Forget what the doors to the extension and to Triton found out, before and after."""
-    found = (_native._load, _native.cuda_unavailable_reason, _triton.unavailable_reason)
-    for each in found:
-        each.cache_clear()
-    yield monkeypatch
-    monkeypatch.undo()
-    for each in found:
-        each.cache_clear()
-
-
 def check_that_reference_stands_in(reason: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "vitadapter_fast"):
         assert torch.equal(attend(), attend("reference"))
@@ -271,10 +258,11 @@ def test_nvcc_broken_too_old_or_without_headers(said: str, told: str, tmp_path: 
         (ModuleNotFoundError("No module named 'triton'"), "triton does not import (No module"),
         (OSError("libcuda.so: undefined symbol"), "triton does not import (libcuda.so"),
         ("3.0.0", "it needs triton 3.1 or newer, got 3.0.0"),
+        (RuntimeError("Failed to find C compiler"), "triton cannot launch kernels on cpu (Runtime"),
     ],
-    ids=["missing", "broken", "too old"],
+    ids=["missing", "broken", "too old", "unable to launch"],
 )
-def test_triton_missing_broken_or_too_old(
+def test_triton_missing_broken_too_old_or_unable_to_launch(
     version: Any, reason: str, fresh: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def import_module(name: str) -> Any:
@@ -282,7 +270,16 @@ def test_triton_missing_broken_or_too_old(
             raise version
         return SimpleNamespace(__version__=version)
 
-    fresh.setattr(_triton, "import_module", import_module)
+    def launch(*args: Any, **kwargs: Any) -> None:
+        raise version
+
+    if isinstance(version, RuntimeError):
+        # What a GPU's first call asks; here of the CPU.
+        fresh.setattr(_triton, "launch", launch)
+        device = torch.device("cpu")
+        fresh.setattr(_triton, "unsupported_reason", lambda _: _triton._launch_reason(device))
+    else:
+        fresh.setattr(_triton, "import_module", import_module)
     fresh.setattr(cpu, "unsupported_reason", lambda call: "the test says so")
     with caplog.at_level(logging.DEBUG, "vitadapter_fast"):
         assert torch.equal(attend(), attend("reference"))

@@ -32,9 +32,8 @@ void dispatch_bool(bool value, Run&& run) {
 #endif
 constexpr int kSpecializedPoints = 4;
 
-// The state of so many points of float32 fits into a lane's registers on no architecture, or not on
-// all (D = 16 with two levels spills on sm_90 alone).
-// would spill a few bytes, each on another of sm_80, sm_90 and sm_120.
+// Of so many points of float32 the state does not fit into a lane's registers: the kernels that are
+// left out would spill, on one of sm_80, sm_90 and sm_120 at least.
 constexpr bool has_specialized_backward(int element_bytes, int channels, int levels) {
   return element_bytes < 4 || levels == 1 || (channels > 16 && levels < 5);
 }

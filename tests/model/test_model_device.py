@@ -4,7 +4,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,11 @@ from vitadapter_fast import ViTAdapter
 DEVICE = "cuda"
 
 pytestmark = [
+    pytest.mark.usefixtures("exact_products"),
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device was found"),
 ]
 Build = Callable[..., ViTAdapter]
-
-
-@pytest.fixture(autouse=True)
-def exact_products() -> Iterator[None]:
-    """Let convolutions of float32 be such, as matrix products are by default."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32 = before
 
 
 def images(batch: int = 2, hw: tuple[int, int] = (96, 160), seed: int = 0) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitadapter_fast import ViTAdapter
 from vitadapter_fast.model import norm, pyramid, vit
-from vitadapter_fast.ops import _tensors, _triton
+from vitadapter_fast.ops import _tensors
 
 MODES = ["train", "eval"]
 Tiny = Callable[..., ViTAdapter]
@@ -101,7 +101,7 @@ def test_a_gpu_without_triton_attends_by_torch_and_not_by_the_definition(
     model = tiny(drop_path_rate=0.0)
     monkeypatch.setattr(vit, "window_attention", None)  # whoever calls it fails
     monkeypatch.setattr(_tensors, "is_on_cpu", lambda tensor: False)
-    monkeypatch.setattr(_triton, "unsupported_reason", lambda tensor: "no Triton on Windows")
+    monkeypatch.setattr(vit.triton, "unsupported_reason", lambda call: "no Triton on Windows")
     for name, got in run(model, image).items():
         right = wanted[name].double()
         assert torch.dist(got.double(), right) <= 1e-3 * right.norm() + 1e-4, name

@@ -288,12 +288,12 @@ def relative_error(got: list[Tensor], wanted: list[Tensor]) -> float:
     return (difference / sum(b.double().square().sum().item() for _, b in pairs)) ** 0.5
 
 
+@pytest.mark.usefixtures("exact_products")
 def test_model_s_equals_the_cpu(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As lengths: where a point falls into another cell, single gradients jump."""
     if backend == "triton":
         # Not by name, because the model's other operators may have no such backend.
         monkeypatch.setattr(cuda, "unsupported_reason", lambda call: "triton's turn")
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.manual_seed(0)
     model = vitadapter_fast.vit_adapter_s(init_values=1.0, drop_path_rate=0.0).eval()
     for name, parameter in model.named_parameters():

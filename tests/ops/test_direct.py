@@ -124,11 +124,14 @@ def test_gradcheck(name: str) -> None:
 
 
 @every_operator
-def test_second_derivatives_are_refused(name: str) -> None:
-    args = MAKERS[name]()
-    out = tensors(operator(name)(*args))[0]
+@pytest.mark.parametrize("has_graph", [True, False], ids=["cotangent", "constant"])
+@pytest.mark.parametrize("way", ["direct", "dispatcher"])
+def test_second_derivatives_are_refused(name: str, way: str, has_graph: bool) -> None:
+    args, op = MAKERS[name](), operator(name)
+    out = tensors((op if way == "direct" else op.overload)(*args))[0]
+    cotangent = torch.ones_like(out).requires_grad_(has_graph)
     with pytest.raises(NotImplementedError, match=f"{name}.*second derivatives"):
-        torch.autograd.grad(out, args[0], torch.ones_like(out).requires_grad_(), create_graph=True)
+        torch.autograd.grad(out, args[0], cotangent, create_graph=True)
 
 
 def test_autocast_is_on_again_after_the_call_and_after_an_error() -> None:

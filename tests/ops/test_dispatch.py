@@ -10,6 +10,12 @@ import torch
 from cases import AttnCase, make_inputs
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
+from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    ShapeEnv,
+    StatelessSymbolicContext,
+)
 
 from vitadapter_fast import _C
 from vitadapter_fast.ops import _native
@@ -108,6 +114,23 @@ def test_other_calls_take_triton_and_say_why(
 def test_other_calls_take_cuda_where_triton_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "unsupported_reason", lambda call: "it is Sunday")
     assert backends(call_of(points=3)) == ["cuda", "cuda"]
+
+
+def test_compilers_may_ask() -> None:
+    """They show tensors without an address, and sizes that are symbols."""
+    call = call_of()
+    context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC] * 4)
+    with FakeTensorMode(shape_env=ShapeEnv()) as mode:
+        value = mode.from_tensor(call.value.contiguous(), symbolic_context=context)
+        points, weights = mode.from_tensor(call.points), mode.from_tensor(call.weights)
+    fake = call._replace(value=value, points=points, weights=weights)
+    assert isinstance(value.shape[3], torch.SymInt)
+    for is_backward in (False, True):
+        assert cuda.generic_reason(fake, is_backward=is_backward) is None
+    with FunctionalTensorMode():
+        traced = [FunctionalTensor.to_functional(each) for each in (call.value, call.points)]
+    functional = call._replace(value=traced[0], points=traced[1])
+    assert cuda.generic_reason(functional) is None
 
 
 def test_a_named_backend_takes_whatever_it_can_run() -> None:

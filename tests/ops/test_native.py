@@ -3,7 +3,6 @@
 """The door to the extension: which devices its CUDA kernels run on, and who is told why not."""
 
 import logging
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,18 +15,6 @@ from vitadapter_fast.ops import _native, _triton
 
 DEVICE: Any = SimpleNamespace(device=torch.device("cuda", 0))
 DEVICES = [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0), (12, 1)]
-
-
-@pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Forget what the door found out, before and after."""
-    found = (_native.cuda_unavailable_reason, _native._no_code_reason, _native._warn_once)
-    for each in found:
-        each.cache_clear()
-    yield monkeypatch
-    monkeypatch.undo()
-    for each in found:
-        each.cache_clear()
 
 
 def on_a_gpu(

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Patch embedding on a device: the cases of every backend, graphs, and no waiting."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from cases import PATCH_CASES, PATCH_MODES, PatchCase, make_patch_inputs
@@ -15,6 +13,7 @@ REASONS = {"cuda": _native.cuda_unavailable_reason(), "triton": _triton.unavaila
 REAL = PatchCase("l_512", 2, 3, 1024, (512, 512), (16, 16), (37, 37))
 
 pytestmark = [
+    pytest.mark.usefixtures("exact_products"),
     pytest.mark.cuda,
     pytest.mark.skipif("not torch.cuda.is_available()", reason="no CUDA device"),
 ]
@@ -25,15 +24,6 @@ def backend(request: pytest.FixtureRequest) -> str:
     if (reason := REASONS[request.param]) is not None:
         pytest.skip(reason)
     return str(request.param)
-
-
-@pytest.fixture(autouse=True)
-def exact_products() -> Iterator[None]:
-    """Let cuDNN, which the reference runs on, multiply float32 as such."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32 = before
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)

@@ -35,8 +35,14 @@ def capture(
         raise ValueError(
             f"captured: the model must be on a CUDA device, got {device}; call .cuda() first"
         )
-    image = torch.zeros(image_shape, dtype=dtype, device=device)
-    with torch.no_grad(), torch.cuda.device(device), _uncached_autocast():
+    # Not inference mode, whose tensors nobody may write to outside of it.
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.cuda.device(device),
+        _uncached_autocast(),
+    ):
+        image = torch.zeros(image_shape, dtype=dtype, device=device)
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -54,7 +60,8 @@ def capture(
                 f"{tuple(images.shape)} of {images.dtype}; capture each shape by itself"
             )
         with torch.no_grad(), torch.cuda.device(device):
-            image.copy_(images, non_blocking=True)
+            # From pinned memory as well it waits: the caller may fill it anew.
+            image.copy_(images)
             graph.replay()
         return list(maps)
 

@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import _tensors, _triton, window_attention
+from ..ops import _tensors, window_attention
 from ..ops._backends import requested
 from ..ops._native import unavailable_reason
+from ..ops.window_attention import triton
+from ..ops.window_attention._call import Call
 from ..ops.window_attention.reference import merge_windows, partition_windows
 from .drop_path import DropPath, add_branch
 from .linear import activate, norm_linear, residual_linear
@@ -149,7 +151,7 @@ class Attention(nn.Module):
                 attended = self._attend(qkv)
             else:
                 attended = window_attention(heads, (1, x.shape[1]), None)
-        elif is_dropping or not _has_kernel(heads):
+        elif is_dropping or not _has_kernel(heads, hw, self.window_size):
             windows = partition_windows(qkv, hw, self.window_size)
             attended = merge_windows(self._attend(windows), hw, self.window_size)
         else:
@@ -247,17 +249,17 @@ def _beats_torch(heads: Tensor) -> bool:
     )
 
 
-def _has_kernel(heads: Tensor) -> bool:
+def _has_kernel(heads: Tensor, hw: tuple[int, int], window_size: int) -> bool:
     """Return whether a kernel attends within windows where they lie, [B, N, 3, M, D].
 
-    A GPU without Triton has none: there torch's attends to copies of them, and keeps no logits as
-    the operator's definition would.
+    GPUs have Triton's, for most heads. Else torch's attends to copies of the windows, and keeps no
+    logits as the operator's definition would.
     """
     return (
         torch.compiler.is_compiling()
         or _tensors.is_on_cpu(heads)
         or requested(None) is not None
-        or _triton.unsupported_reason(heads) is None
+        or triton.unsupported_reason(Call(heads, list(hw), window_size)) is None
     )
 
 

@@ -25,9 +25,9 @@ def _plain_keys() -> int:
     """Return the dispatch keys that a tensor may have, as bits; 0 where torch no longer tells."""
     try:
         keys = _C._dispatch_keys(torch.empty(0, device="cpu"))
-        for device in _DEVICES:
-            for name in (device, f"Autograd{device}", f"Autocast{device}"):
-                keys = keys.add(getattr(_C.DispatchKey, name))
+        names = [f"{kind}{device}" for device in _DEVICES for kind in ("", "Autograd", "Autocast")]
+        for name in ("ADInplaceOrView", *names):
+            keys = keys.add(getattr(_C.DispatchKey, name))
         # All that is_allowed asks.
         _ = _C._get_tracing_state(), _C._is_torch_function_mode_enabled()
         _ = _C._len_torch_dispatch_stack(), _C._functorch.maybe_current_level()

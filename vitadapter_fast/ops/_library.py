@@ -102,7 +102,8 @@ def define_gradient(op: Operator, setup_context: Op, backward: Op) -> None:
     """
 
     def checked_backward(ctx: Any, grad_out: Tensor, *rest: None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() and grad_out.requires_grad:
+        # Whatever the cotangent: the inputs are saved, so the result would depend on them.
+        if torch.is_grad_enabled():
             raise NotImplementedError(
                 f"{op.overload}: second derivatives (create_graph=True) are not implemented"
             )

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensor
 
 from .. import _native
 from .._tensors import current_device, dense_rows, row_strides
@@ -33,7 +32,9 @@ def generic_reason(call: Call, *, is_backward: bool = False) -> str | None:
     a point and channel (sm_90, bf16) where Triton's kernels take 72 for a query and head.
     """
     value, points, weights = call.value, call.points, call.weights
-    channels, levels, num_points = value.shape[3], len(call.level_hw) // 2, points.shape[4]
+    # Ints: under a compiler sizes may be symbols.
+    channels, num_points = int(value.shape[3]), int(points.shape[4])
+    levels = len(call.level_hw) // 2
     kinds = _specialized()
     if (channels, levels) not in kinds["shapes"] or num_points != kinds["points"]:
         return (
@@ -73,8 +74,8 @@ def _is_aligned(tensor: Tensor, nbytes: int) -> bool:
     element = tensor.element_size()
     if any(stride * element % nbytes for stride in tensor.stride()[:2]):
         return False
-    # Fake tensors have no address; what they stand for comes from torch's allocator.
-    return isinstance(tensor, FakeTensor) or tensor.data_ptr() % nbytes == 0
+    # What compilers trace has no address, and stands for what comes from torch's allocator.
+    return type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.data_ptr() % nbytes == 0
 
 
 def forward(call: Call) -> Tensor:
