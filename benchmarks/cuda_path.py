@@ -59,6 +59,7 @@ def cuda_path() -> Iterator[Counter[str]]:
         (_native, "launch", launch),
         (_native, "cuda_unavailable_reason", no_reason),
         (_native, "_no_code_reason", no_reason),
+        (_triton, "_device_reason", lambda tensor: None),
         (_triton, "launch", launch_triton),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in stubs]

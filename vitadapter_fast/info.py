@@ -116,7 +116,11 @@ def why_not(op: str, probe: Probe, backend: str) -> str | None:
         probe.run(backend, *probe.to(_device_for(backend), torch.float32).tensors)
     except BackendUnavailable as error:
         # "op: backend 'name' cannot run: reason", or what the op has instead.
-        return str(error).split("cannot run: ", 1)[-1].removeprefix(f"{op}: ")
+        told, is_refused, reason = str(error).partition("cannot run: ")
+        if backend == "cuda" and is_refused and not torch.cuda.is_available():
+            # A tensor of the CPU was refused for being one; the table is about the machine.
+            reason = _native.cuda_unavailable_reason() or reason
+        return reason or told.removeprefix(f"{op}: ")
     except Exception as error:  # the table is for machines where something is broken
         return f"it fails here: {type(error).__name__}: {error}"
     return None
