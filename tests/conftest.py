@@ -44,8 +44,9 @@ def exact_products() -> Iterator[None]:
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Forget what the doors to the extension and to Triton found out, before and after."""
-    from vitadapter_fast.ops import _native, _triton
+    from vitadapter_fast.ops import _backends, _native, _triton
 
+    monkeypatch.setattr(_backends, "_choices", {})
     found = (
         _native._load,
         _native.cuda_unavailable_reason,

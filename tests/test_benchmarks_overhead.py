@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_the_cuda_path_is_taken_and_given_back() -> None:
-    inputs = make_inputs(AttnCase("", 1, 2, 8, 4, ((4, 4),), ((2, 2),)), dtype=torch.float32)
+    inputs = make_inputs(AttnCase("", 1, 2, 32, 4, ((4, 4),), ((2, 2),)), dtype=torch.float32)
     before = inputs.run()
     with cuda_path() as launched:
         inputs.run()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..version import __version__
-from . import _triton
+from . import _tensors, _triton
 from ._backends import requested
 
 _log = logging.getLogger("vitadapter_fast")
@@ -188,7 +188,7 @@ def cuda_unsupported_reason(tensor: Tensor) -> str | None:
     """Return why the extension's CUDA kernels cannot run on the device of this tensor, or None."""
     # Before anything asks for a driver: its start takes time, and children forked after it cannot
     # use a GPU.
-    if tensor.device.type != "cuda":
+    if _tensors.device_type(tensor) != "cuda":
         return f"it runs on CUDA tensors, got {tensor.device}"
     reason = cuda_unavailable_reason() or _no_code_reason(tensor.device)
     if reason is not None and _is_news():
@@ -286,7 +286,7 @@ def archs(info: dict[str, Any]) -> str:
 
 def place(tensor: Tensor) -> dict[str, int]:
     """Return the tensor's device index and the current stream of that device."""
-    if tensor.device.type != "cuda":
+    if not tensor.is_cuda:
         return {"device": 0, "stream": 0}
     stream = torch.cuda.current_stream(tensor.device)
     return {"device": tensor.device.index, "stream": stream.cuda_stream}

@@ -8,12 +8,23 @@ import torch
 from torch import Tensor
 
 
-def is_on_cpu(tensor: Tensor) -> bool:
-    """Return whether shortcuts that only pay on the CPU may be taken.
+def device_type(tensor: Tensor) -> str:
+    """Return "cpu", "cuda" or another type of device.
 
-    All of them ask here, so that the path of GPUs can be taken without one.
+    Whatever chooses by it asks here, so that the path of GPUs can be taken without one; whatever
+    then calls torch.cuda asks the tensor.
     """
-    return tensor.is_cpu
+    return tensor.device.type
+
+
+def is_on_cpu(tensor: Tensor) -> bool:
+    """Return whether shortcuts that only pay on the CPU may be taken."""
+    return device_type(tensor) == "cpu"
+
+
+def is_recorded() -> bool:
+    """Return whether a compiler or tracer records what runs, to fuse or export it."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def dense_rows(tensor: Tensor) -> Tensor:

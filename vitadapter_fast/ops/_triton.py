@@ -69,9 +69,10 @@ def unsupported_reason(tensor: Tensor) -> str | None:
     if (reason := unavailable_reason()) is not None:
         return reason
     # ROCm too: torch calls its devices cuda.
-    if tensor.device.type == "cuda":
+    kind = _tensors.device_type(tensor)
+    if kind == "cuda":
         return None if is_interpreted() else _device_reason(tensor)
-    if tensor.device.type == "cpu" and is_interpreted():
+    if kind == "cpu" and is_interpreted():
         return None
     return (
         f"it runs on CUDA and ROCm tensors, got {tensor.device}; for debugging it runs on CPU "

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._arguments import check_types
-from .._backends import choose, name_of, requested
+from .._backends import checked_choice, choose, name_of, requested
 from .._library import define_gradient, define_op
 from . import cpu, reference
 from ._call import Call, check, new_outputs
@@ -61,8 +61,12 @@ def batch_norm(
     return result
 
 
+def _choose(call: Call, backend: str | None) -> ModuleType:
+    return choose("batch_norm", BACKENDS, call, backend)
+
+
 def _chosen(*args: Any, backend: str | None = None) -> ModuleType:
-    return choose("batch_norm", BACKENDS, Call(*args), backend)
+    return _choose(Call(*args), backend)
 
 
 def _chosen_backward(
@@ -73,8 +77,7 @@ def _chosen_backward(
 
 def _run(*args: Any, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
     call = Call(*args)
-    check(call)
-    return choose("batch_norm", BACKENDS, call, backend).forward(call)  # type: ignore[no-any-return]
+    return checked_choice(check, _choose, call, backend).forward(call)  # type: ignore[no-any-return]
 
 
 def _fake(*args: Any, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,8 +90,7 @@ def _run_backward(
     grad_out: Tensor, mean: Tensor, variance: Tensor, *args: Any, backend: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     call = Call(*args)
-    check(call)
-    chosen = choose("batch_norm", BACKENDS, call, backend)
+    chosen = checked_choice(check, _choose, call, backend)
     return chosen.backward(call, grad_out, mean, variance)  # type: ignore[no-any-return]
 
 

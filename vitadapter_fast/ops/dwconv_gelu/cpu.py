@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import _native
+from .. import _native, _tensors
 from .._tensors import dense_rows, row_strides
 from ._call import Call
 from ._pointers import arguments, dense
@@ -15,7 +15,7 @@ from ._pointers import arguments, dense
 
 def unsupported_reason(call: Call) -> str | None:
     """Return why the CPU kernels cannot run this call, or None."""
-    if call.tokens.device.type != "cpu":
+    if not _tensors.is_on_cpu(call.tokens):
         return f"it runs on CPU tensors, got {call.tokens.device}"
     return _native.unavailable_reason()
 

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _tensors
 from .._arguments import check_types, flat_pairs
-from .._backends import choose, requested
+from .._backends import checked_choice, choose, requested
 from .._library import define_autocast, define_gradient, define_op, lower
 from . import cpu, cuda, reference, triton
 from ._call import Call, check
@@ -106,23 +107,27 @@ def ms_deform_attn_grid(
 
 
 def _chosen(call: Call, backend: str | None, *, is_backward: bool = False) -> ModuleType:
-    reason = cuda.generic_reason(call, is_backward=is_backward) if call.value.is_cuda else None
+    is_on_gpu = _tensors.device_type(call.value) == "cuda"
+    reason = cuda.generic_reason(call, is_backward=is_backward) if is_on_gpu else None
     if reason is None:
         return choose(call.op, BACKENDS, call, backend)
     _log.debug("%s: triton before cuda: %s", call.op, reason)
     return choose(call.op, _TRITON_BEFORE_CUDA, call, backend)
 
 
+def _chosen_backward(call: Call, backend: str | None) -> ModuleType:
+    return _chosen(call, backend, is_backward=True)
+
+
 def _run(call: Call, backend: str | None) -> Tensor:
-    check(call)
-    return _chosen(call, backend).forward(call)  # type: ignore[no-any-return]
+    return checked_choice(check, _chosen, call, backend).forward(call)  # type: ignore[no-any-return]
 
 
 def _run_backward(
     call: Call, grad_out: Tensor, needs: Sequence[bool], backend: str | None
 ) -> list[Tensor]:
-    check(call)
-    grads = _chosen(call, backend, is_backward=True).backward(call, grad_out, needs)
+    chosen = checked_choice(check, _chosen_backward, call, backend)
+    grads = chosen.backward(call, grad_out, needs)
     # An operator cannot return None: an empty tensor stands for a gradient nobody asked for.
     return [grad_out.new_empty(0) if grad is None else grad for grad in grads]
 
@@ -178,7 +183,7 @@ def _define(name: str, schema: str, call_of: Any) -> Any:
     def chosen_backward(
         grad_out: Tensor, *args: Any, needs: Sequence[bool], backend: str | None = None
     ) -> ModuleType:
-        return _chosen(call_of(*args), backend, is_backward=True)
+        return _chosen_backward(call_of(*args), backend)
 
     forward = define_op(f"{name}({schema}, *, str? backend=None) -> Tensor", run, fake, chosen)
     backward = define_op(

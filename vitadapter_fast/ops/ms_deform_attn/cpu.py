@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import _native
+from .. import _native, _tensors
 from .._tensors import dense_rows, row_strides
 from ._call import Call, dense
 from ._pointers import arguments
@@ -15,7 +15,7 @@ from ._pointers import arguments
 
 def unsupported_reason(call: Call) -> str | None:
     """Return why the CPU kernels cannot run this call, or None."""
-    if call.value.device.type != "cpu":
+    if not _tensors.is_on_cpu(call.value):
         return f"it runs on CPU tensors, got {call.value.device}"
     return _native.unavailable_reason()
 

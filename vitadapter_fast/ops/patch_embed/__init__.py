@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._arguments import check_types, integer
-from .._backends import choose, requested
+from .._backends import checked_choice, choose, requested
 from .._library import define_autocast, define_gradient, define_op, lower
 from . import cpu, cuda, reference, triton
 from ._call import Call, check
@@ -64,8 +64,12 @@ def patch_embed(
     return _forward(image, weight, bias, pos_embed, hw, str(mode), backend=backend)  # type: ignore[no-any-return]
 
 
+def _choose(call: Call, backend: str | None) -> ModuleType:
+    return choose("patch_embed", BACKENDS, call, backend)
+
+
 def _chosen(*args: Any, backend: str | None = None) -> ModuleType:
-    return choose("patch_embed", BACKENDS, Call(*args), backend)
+    return _choose(Call(*args), backend)
 
 
 def _chosen_backward(
@@ -76,8 +80,7 @@ def _chosen_backward(
 
 def _run(*args: Any, backend: str | None = None) -> Tensor:
     call = Call(*args)
-    check(call)
-    return choose("patch_embed", BACKENDS, call, backend).forward(call)  # type: ignore[no-any-return]
+    return checked_choice(check, _choose, call, backend).forward(call)  # type: ignore[no-any-return]
 
 
 def _fake(*args: Any, backend: str | None = None) -> Tensor:
@@ -94,8 +97,7 @@ def _run_backward(
     grad_out: Tensor, *args: Any, needs: Sequence[bool], backend: str | None = None
 ) -> list[Tensor]:
     call = Call(*args)
-    check(call)
-    grads = choose("patch_embed", BACKENDS, call, backend).backward(call, grad_out, needs)
+    grads = checked_choice(check, _choose, call, backend).backward(call, grad_out, needs)
     # An operator cannot return None: an empty tensor stands for a gradient nobody asked for.
     return [grad_out.new_empty(0) if grad is None else grad for grad in grads]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .. import _gemm, _native
+from .. import _gemm, _native, _tensors
 from . import _parts
 from ._call import Call
 
@@ -20,7 +20,7 @@ _LAUNCHER = "patch_embed_resize_add_cpu"
 
 def unsupported_reason(call: Call) -> str | None:
     """Return why the CPU kernels cannot run this call, or None."""
-    if call.image.device.type != "cpu":
+    if not _tensors.is_on_cpu(call.image):
         return f"it runs on CPU tensors, got {call.image.device}"
     return _native.unavailable_reason() or _parts.size_reason(call)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._arguments import check_types, integer
-from .._backends import choose, name_of, requested
+from .._backends import checked_choice, choose, name_of, requested
 from .._library import define_autocast, define_gradient, define_op, lower
 from . import cpu, reference, triton
 from ._call import Call, check, new_outputs
@@ -63,8 +63,12 @@ def window_attention(
     return out  # type: ignore[no-any-return]
 
 
+def _choose(call: Call, backend: str | None) -> ModuleType:
+    return choose("window_attention", BACKENDS, call, backend)
+
+
 def _chosen(*args: Any, backend: str | None = None) -> ModuleType:
-    return choose("window_attention", BACKENDS, Call(*args), backend)
+    return _choose(Call(*args), backend)
 
 
 def _chosen_backward(
@@ -75,8 +79,7 @@ def _chosen_backward(
 
 def _run(*args: Any, backend: str | None = None) -> tuple[Tensor, Tensor]:
     call = Call(*args)
-    check(call)
-    return choose("window_attention", BACKENDS, call, backend).forward(call)  # type: ignore[no-any-return]
+    return checked_choice(check, _choose, call, backend).forward(call)  # type: ignore[no-any-return]
 
 
 def _fake(*args: Any, backend: str | None = None) -> tuple[Tensor, Tensor]:
@@ -89,8 +92,7 @@ def _run_backward(
     grad_out: Tensor, out: Tensor, logsumexp: Tensor, *args: Any, backend: str | None = None
 ) -> Tensor:
     call = Call(*args)
-    check(call)
-    chosen = choose("window_attention", BACKENDS, call, backend)
+    chosen = checked_choice(check, _choose, call, backend)
     return chosen.backward(call, grad_out, out, logsumexp)  # type: ignore[no-any-return]
 
 

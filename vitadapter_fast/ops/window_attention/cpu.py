@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _native
+from .. import _native, _tensors
 from .._tensors import dense_rows, row_strides
 from ._call import Call, new_outputs
 
 
 def unsupported_reason(call: Call) -> str | None:
     """Return why the CPU kernels cannot run this call, or None."""
-    if call.qkv.device.type != "cpu":
+    if not _tensors.is_on_cpu(call.qkv):
         return f"it runs on CPU tensors, got {call.qkv.device}"
     return _native.unavailable_reason()
 

@@ -30,7 +30,7 @@ def unsupported_reason(call: Call) -> str | None:
         return f"it takes at most {_LARGEST} images and heads, got {B} and {M}"
     if call.qkv.dtype == torch.float64 and (reason := _triton.float64_reason()) is not None:
         return reason
-    is_old = _is_below_sm_80(call.qkv.device)
+    is_old = _is_below_sm_80(call.qkv)
     most = _MAX_CHANNELS_BELOW_SM_80 if is_old else _MAX_CHANNELS
     if most < D:
         return f"it takes heads of at most {most} channels here, got {D}"
@@ -41,8 +41,8 @@ def unsupported_reason(call: Call) -> str | None:
     return None
 
 
-def _is_below_sm_80(device: torch.device) -> bool:
-    found = _triton.capability(device) if device.type == "cuda" else None
+def _is_below_sm_80(tensor: Tensor) -> bool:
+    found = _triton.capability(tensor.device) if tensor.is_cuda else None
     return found is not None and found < (8, 0)
 
 
