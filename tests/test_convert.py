@@ -339,6 +339,23 @@ def test_full_disk_gives_one_error_and_leaves_no_file(suffix: str, tmp_path: Pat
     assert names_in(tmp_path) == [path.name]
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8", "utf-16"])
+def test_names_that_the_console_cannot_write_stop_nothing(encoding: str, tmp_path: Path) -> None:
+    bad = "Gewichte_\u6a21\u578b.pth", os.fsdecode(b"weights_\xff.pth")
+    paths = [
+        saved(official(), tmp_path / f"{index}.pth").rename(tmp_path / name)
+        for index, name in enumerate((*bad, "plain.pth"))
+    ]
+    environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
+    command = [sys.executable, SCRIPT, paths[0], tmp_path / "none_\u6a21.pth", *paths[1:]]
+    done = subprocess.run(command, capture_output=True, env=environment, cwd=SCRIPT.parent)
+    assert done.returncode == 1
+    out, err = (text.decode(encoding) for text in (done.stdout, done.stderr))
+    assert (out.count(" -> "), err.count("error: "), "Traceback" in err) == (3, 1, False)
+    assert f"{paths[2]} -> {tmp_path / 'plain_14to16.pth'}" in out
+    assert all(path.with_name(f"{path.stem}_14to16.pth").is_file() for path in paths)
+
+
 def interrupt(*args: Any) -> None:
     raise KeyboardInterrupt
 
