@@ -215,7 +215,7 @@ def test_checkpoint_with_training_logs_loads_without_their_classes(tmp_path: Pat
     content = {
         "state_dict": {f"backbone.{name}": tensor for name, tensor in trained().items()},
         "message_hub": {"log_scalars": {"loss": buffer}, "mean": np.float64(0.5)},
-        "args": argparse.Namespace(lr=1e-4),
+        "args": argparse.Namespace(lr=1e-4, output_dir=Path("work_dirs")),
     }
     sys.modules.update(zip(names, [ModuleType("mmengine"), ModuleType("m"), module], strict=True))
     try:

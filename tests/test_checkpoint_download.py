@@ -288,6 +288,13 @@ def test_pretrained_takes_a_name_and_downloads_it_once(
     assert server.requested == [SMALL]
 
 
+def test_name_that_is_none_lists_those_that_are(folder: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match="none of the names .* dinov2_vits14, dinov2_vits14_reg"
+    ):
+        load_checkpoint(tiny_model(), "dinov2_vits16")
+
+
 def test_file_with_a_models_name_is_loaded(server: Server, folder: Path, hub: Path) -> None:
     saved(published_size("official_small"), folder / "dinov2_vits14")
     assert load_checkpoint(vit_adapter_s(), "dinov2_vits14").path == Path("dinov2_vits14")

@@ -238,17 +238,30 @@ def test_swiglu_in_two_matrices_is_joined(names: tuple[str, str, str], tmp_path:
     assert_same({name: model.state_dict()[name] for name in wanted}, wanted)
 
 
-def test_feed_forward_of_no_known_kind_is_called_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["square", "normed"])
+def test_feed_forward_of_no_known_kind_is_called_none(kind: str, tmp_path: Path) -> None:
     tensors = split_swiglu(official(is_swiglu=True), ("w1", "w2", "w3"))
-    # A norm between, as EVA-02 has it, or as many hidden channels as others: nobody can tell.
     for index in range(4):
-        for name in ("w1", "w2", "w3"):
-            tensors[f"blocks.{index}.mlp.{name}.weight"] = torch.ones(32, 32)
-    path = saved(tensors, tmp_path / "square.pth")
+        if kind == "square":
+            # With as many hidden channels as others, w2 or w3 may be the output.
+            for name in ("w1", "w2", "w3"):
+                tensors[f"blocks.{index}.mlp.{name}.weight"] = torch.ones(32, 32)
+        else:
+            # As in EVA-02.
+            tensors[f"blocks.{index}.mlp.ffn_ln.weight"] = torch.ones(88)
+    path = saved(tensors, tmp_path / "unknown.pth")
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tiny_model(), path)
-    assert "feed-forward is none that ViTAdapter has: blocks.0.mlp.w1.bias," in str(caught.value)
+    name = "w1.bias," if kind == "square" else "ffn_ln.weight\n"
+    assert f"feed-forward is none that ViTAdapter has: blocks.0.mlp.{name}" in str(caught.value)
     assert "'mlp'" not in str(caught.value)
+
+
+def test_missing_part_of_a_feed_forward_is_no_other_kind(tmp_path: Path) -> None:
+    path = saved(without("blocks.0.mlp.fc2", official()), tmp_path / "part.pth")
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tiny_model(), path)
+    assert "likely cause" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

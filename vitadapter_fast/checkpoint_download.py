@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import torch
 
-from .checkpoint_files import read_file
+from .checkpoint_files import listing, read_file
 from .checkpoint_formats import official_problems, recognize, vit_size
 from .checkpoint_read import home_expanded, read_checkpoint
 from .checkpoint_shards import is_part_of_several
@@ -91,6 +91,16 @@ def official_model(name: str) -> OfficialModel | None:
     return OfficialModel(name, match[1], embed_dim, depth, match[3] is not None)
 
 
+def official_names() -> list[str]:
+    """Return all names that ``official_model`` knows."""
+    return [f"dinov2_vit{size}14{end}" for size in _SIZES for end in ("", "_reg")]
+
+
+def is_address(name: str) -> bool:
+    """Return whether a name is that of a place on a network."""
+    return _ADDRESS.fullmatch(name) is not None
+
+
 def download(model: OfficialModel, folder: Path, *, has_progress_bar: bool = False) -> Path:
     """Download an official checkpoint into a folder, unless it is there.
 
@@ -138,6 +148,11 @@ def located(path: str | bytes | os.PathLike[str]) -> Path:
     if address is not None:
         return _download_address(f"{address[1].lower()}://{address[2]}", address[1].lower())
     model = official_model(text)
+    if model is None and text.startswith("dinov2_vit") and not Path(text).suffix:
+        raise CheckpointError(
+            f"{text}: no such file, and none of the names that are downloaded: "
+            f"{listing(official_names())}"
+        )
     if model is None:
         return home_expanded(path)
     has_progress_bar = sys.stderr is not None and sys.stderr.isatty()
@@ -150,8 +165,7 @@ def _download_address(url: str, scheme: str) -> Path:
             f"{url}: cannot be downloaded; wanted http:// or https://, or fetch the file with a "
             f"tool for {scheme}:// and give its path"
         )
-    names = (f"dinov2_vit{size}14{end}" for size in _SIZES for end in ("", "_reg"))
-    for model in map(official_model, names):
+    for model in map(official_model, official_names()):
         # So that the file is the same one as that of the name, also torch.hub's own.
         if model is not None and model.url == url:
             return located(model.name)

@@ -21,7 +21,7 @@ from .errors import CheckpointError
 
 # Bookkeeping that training frameworks save beside the weights (logs, arguments, scores). Each name
 # is replaced by an empty class, so files that hold it load without running anything of it.
-_BOOKKEEPING = re.compile(r"(mmengine|mmcv|numpy)\..+|argparse\.Namespace|_codecs\.encode")
+_BOOKKEEPING = re.compile(r"(mmengine|mmcv|numpy|pathlib)\..+|argparse\.Namespace|_codecs\.encode")
 
 FileFormat = Literal["safetensors", "zip", "pickle", "json"]
 

@@ -7,6 +7,7 @@ A hint names the keywords that have to change; a model built with them takes the
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ _VALUES = _FIRST + "injector.attn.value_proj.weight"
 _POINTS = _FIRST + "injector.attn.attention_weights.weight"
 _CFFN = _FIRST + "extractor.ffn.fc1.weight"
 _EXTRA = ".extra_extractors."
+_UNKNOWN_FFN = re.compile(r"blocks\.0\.mlp\.(?!(fc1|fc2|w12|w3)\.(weight|bias)$).+")
 _QKV_BIAS = "blocks.0.attn.qkv.bias"
 # Levels of the maps that an injector samples, and points on each in all published configs.
 _LEVELS, _NUM_POINTS = 3, 4
@@ -163,10 +165,10 @@ def _causes_in_feed_forward(
     tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], file: ViTSize, model: ViTSize
 ) -> list[str]:
     in_file, in_model = _hidden(tensors, file), _hidden(state, model)
-    if in_file is None:
-        names = sorted(name for name in tensors if name.startswith("blocks.0.mlp."))
-        return [f"the file's feed-forward is none that ViTAdapter has: {listing(names)}"]
-    if (file.ffn, in_file) == (model.ffn, in_model) or in_model is None:
+    unknown = sorted(name for name in tensors if _UNKNOWN_FFN.fullmatch(name))
+    if unknown:
+        return [f"the file's feed-forward is none that ViTAdapter has: {listing(unknown)}"]
+    if in_file is None or in_model is None or (file.ffn, in_file) == (model.ffn, in_model):
         return []
     ratio = _ratio(in_model, file.embed_dim, is_swiglu=model.ffn == "swiglu")
     keywords: dict[str, Any] = {} if file.ffn == model.ffn else {"ffn": file.ffn}
@@ -197,7 +199,7 @@ def _ratio(hidden: int, dim: int, *, is_swiglu: bool = False) -> float | None:
 
 
 def _hidden(tensors: Mapping[str, Tensor], size: ViTSize) -> int | None:
-    """Hidden channels of the first block's feed-forward, None if it is of another kind."""
+    """Hidden channels of the first block's feed-forward, None if a part of it is missing."""
     last = tensors.get(f"blocks.0.mlp.{'w3' if size.ffn == 'swiglu' else 'fc2'}.weight")
     first = tensors.get(f"blocks.0.mlp.{'w12' if size.ffn == 'swiglu' else 'fc1'}.weight")
     if first is None or last is None or last.dim() != 2:
