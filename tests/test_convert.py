@@ -296,6 +296,12 @@ def test_missing_output_folder_is_told(
     assert f"the output folder {tmp_path / 'none'} does not exist" in line
 
 
+def test_address_is_told_what_takes_it(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = errors_of(["https://host/vit.pth", source], capsys)
+    assert "an address; download the file and give its path, or give the address to load" in line
+    assert source.with_name("vit_14to16.pth").is_file()
+
+
 def test_several_files_need_a_folder(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .checkpoint import PatchMethod, convert_14to16
-from .checkpoint_download import OfficialModel, download, official_model
+from .checkpoint_download import OfficialModel, download, is_address, official_model
 from .checkpoint_files import write_checkpoint
 from .checkpoint_read import files_of, read_checkpoint
 from .console import write
@@ -93,6 +93,11 @@ def _convert_all(
     with _progress(sources, is_shown=has_bar and is_local) as each:
         for path, model in each:
             try:
+                if is_address(str(path)):
+                    raise CheckpointError(
+                        f"{path}: an address; download the file and give its path, or give the "
+                        "address to load_checkpoint, which converts as well"
+                    )
                 path = files_of(path)[0]
                 target = _target(path, out)
                 if os.path.realpath(target) in inputs:
