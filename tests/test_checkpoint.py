@@ -298,6 +298,24 @@ def test_hugging_face_file_without_keys_is_refused(tmp_path: Path) -> None:
     assert "encoder.layer.2.attention.attention.query.weight" in message
 
 
+@pytest.mark.parametrize("shape", [(), (32,), (32, 31), (0, 32), (32, 32, 1)])
+@pytest.mark.parametrize("part", ["attention.query", "attention.key", "attention.value"])
+def test_hugging_face_file_whose_parts_do_not_join_is_refused(
+    part: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    name = f"encoder.layer.2.attention.{part}.weight"
+    message = refusal(as_hf(official()) | {name: torch.ones(shape)}, tmp_path)
+    assert "blocks.2.attn.qkv.weight" in message
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 32), (16, 32), (1, 16, 31), (1, 0, 32)])
+def test_timm_file_with_another_kind_of_position_table_is_refused(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    tensors = as_timm(with_registers(official())) | {"pos_embed": torch.ones(shape)}
+    assert "pos_embed is" in refusal(tensors, tmp_path)
+
+
 def test_hugging_face_file_with_old_and_new_names_is_refused(tmp_path: Path) -> None:
     name = "encoder.layer.2.attention.q_proj.weight"
     tensors = as_hf(official()) | {name: torch.ones(32, 32)}

@@ -257,8 +257,9 @@ def test_feed_forward_of_no_known_kind_is_called_none(kind: str, tmp_path: Path)
     assert "'mlp'" not in str(caught.value)
 
 
-def test_missing_part_of_a_feed_forward_is_no_other_kind(tmp_path: Path) -> None:
-    path = saved(without("blocks.0.mlp.fc2", official()), tmp_path / "part.pth")
+@pytest.mark.parametrize("part", ["mlp.fc2", "mlp", "ls1.gamma", "attn.qkv.bias"])
+def test_missing_part_of_one_block_is_no_other_kind(part: str, tmp_path: Path) -> None:
+    path = saved(without(f"blocks.0.{part}", official()), tmp_path / "part.pth")
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tiny_model(), path)
     assert "likely cause" not in str(caught.value)

@@ -29,7 +29,6 @@ _POINTS = _FIRST + "injector.attn.attention_weights.weight"
 _CFFN = _FIRST + "extractor.ffn.fc1.weight"
 _EXTRA = ".extra_extractors."
 _UNKNOWN_FFN = re.compile(r"blocks\.0\.mlp\.(?!(fc1|fc2|w12|w3)\.(weight|bias)$).+")
-_QKV_BIAS = "blocks.0.attn.qkv.bias"
 # Levels of the maps that an injector samples, and points on each in all published configs.
 _LEVELS, _NUM_POINTS = 3, 4
 
@@ -152,11 +151,14 @@ def _causes_in_vit(
             f"the file has {channels} input channels, the model {state[PATCH_KERNEL].shape[1]}; "
             + _build_with(in_chans=channels)
         )
-    for name, keyword in (("blocks.0.gamma1", "layer_scale"), (_QKV_BIAS, "qkv_bias")):
-        has_it = name in tensors
-        if has_it != (name in state):
+    for name, keyword in ((".gamma1", "layer_scale"), (".attn.qkv.bias", "qkv_bias")):
+        has_it, is_wanted = (
+            any(each.endswith(name) for each in names) for names in (tensors, state)
+        )
+        if has_it != is_wanted:
             causes.append(
-                f"the file has {'a' if has_it else 'no'} {name}; {_build_with(**{keyword: has_it})}"
+                f"the file has {'' if has_it else 'no '}blocks.*{name}; "
+                + _build_with(**{keyword: has_it})
             )
     return causes
 

@@ -265,7 +265,7 @@ def _from_hf(backbone: Mapping[str, Tensor]) -> dict[str, Tensor]:
             places[target][place] = name
     for target, names in places.items():
         parts = [backbone[names[place]] for place in sorted(names)]
-        can_join = len({part.shape[1:] for part in parts}) == 1 and parts[0].dim() > 0
+        can_join = len({(part.dim(), *part.shape[1:]) for part in parts}) == 1 and parts[0].dim()
         if len(parts) < counts[target] or (len(parts) > 1 and not can_join):
             named.update({name: backbone[name] for name in names.values()})
         else:

@@ -93,7 +93,7 @@ def _convert_all(
     with _progress(sources, is_shown=has_bar and is_local) as each:
         for path, model in each:
             try:
-                if is_address(str(path)):
+                if is_address(str(path)) and not os.path.exists(path):
                     raise CheckpointError(
                         f"{path}: an address; download the file and give its path, or give the "
                         "address to load_checkpoint, which converts as well"
