@@ -65,6 +65,23 @@ def tiny_model(**overrides: Any) -> ViTAdapter:
     return ViTAdapter(**{**TINY, **overrides})
 
 
+def trained(**overrides: Any) -> dict[str, Tensor]:
+    """State of another model, with all tensors away from their initial values."""
+    model = tiny_model(**overrides)
+    torch.manual_seed(7)
+    return {
+        name: torch.rand_like(tensor) if tensor.is_floating_point() else tensor + 5
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def in_detector(tensors: dict[str, Tensor], *heads: str) -> dict[str, Any]:
+    """A trained backbone as OpenMMLab's trainers save it, with parts of these names beside it."""
+    state = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
+    state |= {f"{head}.conv.weight": torch.ones(2) for head in heads}
+    return {"meta": {"epoch": 3}, "state_dict": state}
+
+
 def official(*, patch: int = 14, is_swiglu: bool = False, seed: int = 1) -> dict[str, Tensor]:
     """Random weights of the tiny model's ViT as DINOv2 publishes its own."""
     generator = torch.Generator().manual_seed(seed)

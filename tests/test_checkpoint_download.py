@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_cases import Payload, published_size, saved
+from checkpoint_cases import Payload, as_hf, official, published_size, saved, tiny_model
+from safetensors.torch import save
 
-from vitadapter_fast import checkpoint_download
+from vitadapter_fast import CheckpointError, checkpoint_download, vit_adapter_s
+from vitadapter_fast.checkpoint import load_checkpoint
 from vitadapter_fast.checkpoint_download import OfficialModel, official_model
 from vitadapter_fast.convert import main
 
@@ -26,6 +28,7 @@ class Server:
         self.requested: list[str] = []
         # Bytes that the header announces beyond those sent.
         self.num_withheld = 0
+        self.address = ""
 
 
 @pytest.fixture
@@ -51,7 +54,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     thread = threading.Thread(target=http_server.serve_forever, args=(0.01,))
     thread.start()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("VITADAPTER_DINOV2_URL", f"http://127.0.0.1:{http_server.server_port}/d")
+    state.address = f"http://127.0.0.1:{http_server.server_port}"
+    monkeypatch.setenv("VITADAPTER_DINOV2_URL", f"{state.address}/d")
     yield state
     http_server.shutdown()
     http_server.server_close()
@@ -263,3 +267,132 @@ def test_damaged_file_that_was_there_is_kept(server: Server, folder: Path) -> No
     (folder / "dinov2_vits14_pretrain.pth").write_bytes(b"mine")
     main(["dinov2_vits14"])
     assert (folder / "dinov2_vits14_pretrain.pth").read_bytes() == b"mine"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where torch.hub keeps checkpoints; does not exist yet."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_pretrained_takes_a_name_and_downloads_it_once(
+    kind: type, server: Server, folder: Path, hub: Path, tmp_path: Path
+) -> None:
+    server.files[SMALL] = pth_bytes("official_small", tmp_path)
+    for _ in range(2):
+        vit_adapter_s(pretrained=kind("dinov2_vits14"))
+    assert (names_in(hub), names_in(folder)) == (["dinov2_vits14_pretrain.pth"], [])
+    assert server.requested == [SMALL]
+
+
+def test_name_that_is_none_lists_those_that_are(folder: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match="none of the names .* dinov2_vits14, dinov2_vits14_reg"
+    ):
+        load_checkpoint(tiny_model(), "dinov2_vits16")
+
+
+def test_file_with_a_models_name_is_loaded(server: Server, folder: Path, hub: Path) -> None:
+    saved(published_size("official_small"), folder / "dinov2_vits14")
+    assert load_checkpoint(vit_adapter_s(), "dinov2_vits14").path == Path("dinov2_vits14")
+    assert server.requested == []
+
+
+def test_name_of_another_size_is_told(
+    server: Server, folder: Path, hub: Path, tmp_path: Path
+) -> None:
+    server.files[SMALL] = pth_bytes("official_small", tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"a DINOv2 ViT-S .*build the model with vit_adapter_s"
+    ):
+        load_checkpoint(tiny_model(), "dinov2_vits14")
+
+
+def test_address_is_downloaded_once_and_apart_from_others_of_its_name(
+    server: Server, folder: Path, hub: Path
+) -> None:
+    seeds = {"/a/model.safetensors": 1, "/b/model.safetensors": 2, "/c/x?download=true": 3}
+    for path, seed in seeds.items():
+        server.files[path] = save(as_hf(official(patch=16, seed=seed)))
+    for _ in range(2):
+        for path, seed in seeds.items():
+            model = tiny_model()
+            report = load_checkpoint(model, server.address + path)
+            assert torch.equal(model.pos_embed, official(patch=16, seed=seed)["pos_embed"])
+            assert report.path.parent == hub
+    assert server.requested == list(seeds)
+    assert [name.partition("_")[2] for name in names_in(hub)].count("model.safetensors") == 2
+
+
+def test_address_may_be_a_path_and_pretrained(server: Server, folder: Path, hub: Path) -> None:
+    server.files["/vit.pth"] = save(official(patch=16))
+    # pathlib writes http:/HOST.
+    model = tiny_model(pretrained=Path(f"{server.address}/vit.pth"))
+    assert torch.equal(model.pos_embed, official(patch=16)["pos_embed"])
+
+
+def test_address_of_an_official_file_is_that_of_its_name(
+    server: Server, folder: Path, hub: Path, tmp_path: Path
+) -> None:
+    server.files[SMALL] = pth_bytes("official_small", tmp_path)
+    for path in (server.address + SMALL, "dinov2_vits14"):
+        assert load_checkpoint(vit_adapter_s(), path).path == hub / "dinov2_vits14_pretrain.pth"
+    assert server.requested == [SMALL]
+
+
+def test_address_may_hold_several_sets_of_weights(
+    server: Server, folder: Path, hub: Path, tmp_path: Path
+) -> None:
+    content = {"model": official(seed=1), "teacher": official(seed=2)}
+    server.files["/two.pth"] = saved(content, tmp_path / "two.pth").read_bytes()
+    address = f"{server.address}/two.pth"
+    with pytest.raises(CheckpointError, match="holds several state dicts"):
+        load_checkpoint(tiny_model(), address)
+    assert load_checkpoint(tiny_model(), address, prefer="teacher").taken == "teacher"
+
+
+def test_what_is_no_checkpoint_is_refused_and_removed(
+    server: Server, folder: Path, hub: Path, tmp_path: Path
+) -> None:
+    payload = {**official(), "payload": Payload(tmp_path / "mark")}
+    files = {
+        "/blob/model.safetensors": (b"<!doctype html>", "a web page, .*/resolve/"),
+        "/empty.pth": (b"", "the file is empty"),
+        "/list.pth": (saved([1, 2], tmp_path / "x.pth").read_bytes(), "holds one list"),
+        "/cut.safetensors": (save(official())[:-9], "truncated"),
+        "/payload.pth": (saved(payload, tmp_path / "y.pth").read_bytes(), "can run code"),
+        "/index.json": (b"{}", "JSON text"),
+    }
+    for path, (content, reason) in files.items():
+        server.files[path] = content
+        address = server.address + path
+        told = f"^{address} did not send a checkpoint: .*{reason}"
+        with pytest.raises(CheckpointError, match=told):
+            load_checkpoint(tiny_model(), address)
+    with pytest.raises(CheckpointError, match="cannot download .*404"):
+        load_checkpoint(tiny_model(), f"{server.address}/none.pth")
+    assert (names_in(hub), (tmp_path / "mark").exists()) == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("s3://bucket/vit.pth", "wanted http:// or https://, or fetch the file with a tool for s3"),
+        ("HF://facebook/dinov2-small", "^hf://facebook/dinov2-small: cannot be downloaded"),
+        ("https://[/vit.pth", "not an address"),
+        ("http://h/model-00001-of-00002.safetensors", "download the folder and give its path"),
+        ("http://h/model.safetensors.index.json?x=1", "download the folder and give its path"),
+    ],
+)
+def test_address_that_cannot_be_downloaded_is_told(address: str, told: str, hub: Path) -> None:
+    with pytest.raises(CheckpointError, match=told):
+        load_checkpoint(tiny_model(), address)
+
+
+def test_hub_folder_that_cannot_be_made_is_told(hub: Path, tmp_path: Path) -> None:
+    (tmp_path / "torch").touch()
+    with pytest.raises(CheckpointError, match="the folder .* cannot be made: .*TORCH_HOME"):
+        load_checkpoint(tiny_model(), "dinov2_vits14")

@@ -296,6 +296,12 @@ def test_missing_output_folder_is_told(
     assert f"the output folder {tmp_path / 'none'} does not exist" in line
 
 
+def test_address_is_told_what_takes_it(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = errors_of(["https://host/vit.pth", source], capsys)
+    assert "an address; download the file and give its path, or give the address to load" in line
+    assert source.with_name("vit_14to16.pth").is_file()
+
+
 def test_several_files_need_a_folder(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -337,6 +343,23 @@ def test_full_disk_gives_one_error_and_leaves_no_file(suffix: str, tmp_path: Pat
     assert result.returncode == 1
     assert re.fullmatch(rf"error: {target}: cannot be written: .*File too large.*\n", result.stderr)
     assert names_in(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8", "utf-16"])
+def test_names_that_the_console_cannot_write_stop_nothing(encoding: str, tmp_path: Path) -> None:
+    bad = "Gewichte_\u6a21\u578b.pth", os.fsdecode(b"weights_\xff.pth")
+    paths = [
+        saved(official(), tmp_path / f"{index}.pth").rename(tmp_path / name)
+        for index, name in enumerate((*bad, "plain.pth"))
+    ]
+    environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
+    command = [sys.executable, SCRIPT, paths[0], tmp_path / "none_\u6a21.pth", *paths[1:]]
+    done = subprocess.run(command, capture_output=True, env=environment, cwd=SCRIPT.parent)
+    assert done.returncode == 1
+    out, err = (text.decode(encoding) for text in (done.stdout, done.stderr))
+    assert (out.count(" -> "), err.count("error: "), "Traceback" in err) == (3, 1, False)
+    assert f"{paths[2]} -> {tmp_path / 'plain_14to16.pth'}" in out
+    assert all(path.with_name(f"{path.stem}_14to16.pth").is_file() for path in paths)
 
 
 def interrupt(*args: Any) -> None:

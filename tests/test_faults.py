@@ -159,6 +159,26 @@ def test_checkpoint_unreadable_cut_short_or_empty(
     assert all(map(torch.equal, before, model.state_dict().values()))
 
 
+def test_checkpoint_does_not_fit_or_holds_several(tmp_path: Path) -> None:
+    """Each hint, set and shard: test_checkpoint_hints.py, _choice.py and _forms.py."""
+    half, several = tmp_path / "model-00001-of-00002.safetensors", tmp_path / "several.pth"
+    swiglu = saved(official(is_swiglu=True), tmp_path / "swiglu.pth")
+    saved(official(), half)
+    saved({"model": official(), "teacher": official()}, several)
+    model = tiny_model()
+    before = [each.clone() for each in model.state_dict().values()]
+    for path, told in (
+        (swiglu, 'build the model with ffn="swiglu"'),
+        (several, r'several state dicts \(model, teacher\); .* prefer="model"'),
+        (half, "one of 2 shards; .* load .*model.safetensors.index.json"),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            load_checkpoint(model, path)
+    assert all(map(torch.equal, before, model.state_dict().values()))
+    load_checkpoint(tiny_model(ffn="swiglu"), swiglu)
+    load_checkpoint(model, several, prefer="model")
+
+
 def deny(*args: Any) -> None:
     raise PermissionError(13, "Permission denied")
 

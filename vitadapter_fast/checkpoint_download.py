@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""The name of a DINOv2 model in, the path of its official checkpoint out, downloaded once."""
+"""The name of a DINOv2 model, or an address, in; the path of the file out, downloaded once."""
 
 import hashlib
 import http.client
@@ -9,20 +9,27 @@ import os
 import re
 import secrets
 import socket
+import sys
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import torch
 
-from .checkpoint_files import read_checkpoint
+from .checkpoint_files import listing, read_file
 from .checkpoint_formats import official_problems, recognize, vit_size
+from .checkpoint_read import home_expanded, read_checkpoint
+from .checkpoint_shards import is_part_of_several
 from .errors import CheckpointError
 
 DEFAULT_URL = "https://dl.fbaipublicfiles.com/dinov2"
 URL_VARIABLE = "VITADAPTER_DINOV2_URL"
 
 _NAME = re.compile(r"(dinov2_vit([sblg])14)(_reg)?")
+# pathlib makes one slash of two. A drive of Windows has one letter.
+_ADDRESS = re.compile(r"(\w\w+):/+(.+)", re.DOTALL)
 # (embed_dim, depth) of each model.
 _SIZES = {"s": (384, 12), "b": (768, 12), "l": (1024, 24), "g": (1536, 40)}
 # (bytes, sha256), as mirrors of the files report them, so a difference only warns.
@@ -84,6 +91,16 @@ def official_model(name: str) -> OfficialModel | None:
     return OfficialModel(name, match[1], embed_dim, depth, match[3] is not None)
 
 
+def official_names() -> list[str]:
+    """Return all names that ``official_model`` knows."""
+    return [f"dinov2_vit{size}14{end}" for size in _SIZES for end in ("", "_reg")]
+
+
+def is_address(name: str) -> bool:
+    """Return whether a name is that of a place on a network."""
+    return _ADDRESS.fullmatch(name) is not None
+
+
 def download(model: OfficialModel, folder: Path, *, has_progress_bar: bool = False) -> Path:
     """Download an official checkpoint into a folder, unless it is there.
 
@@ -99,32 +116,126 @@ def download(model: OfficialModel, folder: Path, *, has_progress_bar: bool = Fal
         CheckpointError: The folder is missing, the server cannot be reached, or what it sent is not
             this model. Nothing is left behind.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"{model.name}: the output folder {folder} does not exist")
     target = folder / model.file_name
     if target.exists():
         _check(model, target)
         return target
+
+    def check(part: Path) -> None:
+        _check(model, part)
+        _compare_with_known(model, part)
+
+    _fetch(model.url, target, check, model.name, "this model", has_progress_bar)
+    return target
+
+
+def located(path: str | bytes | os.PathLike[str]) -> Path:
+    """Return the file or folder of a checkpoint; what is not here is downloaded, once.
+
+    Args:
+        path: A file or folder, also with ``~``; a name as for ``official_model``, unless there is a
+            file of that name; or an http(s) address. The last two go to torch.hub's folder of
+            checkpoints, ``torch.hub.get_dir()/checkpoints``.
+
+    Raises:
+        CheckpointError: The server cannot be reached, or what it sent is no checkpoint; or the
+            address is of another kind.
+    """
+    text = os.fsdecode(path)
+    if os.path.exists(text):
+        return Path(text)
+    address = _ADDRESS.fullmatch(text)
+    if address is not None:
+        return _download_address(f"{address[1].lower()}://{address[2]}", address[1].lower())
+    model = official_model(text)
+    if model is None and text.startswith("dinov2_vit") and not Path(text).suffix:
+        raise CheckpointError(
+            f"{text}: no such file, and none of the names that are downloaded: "
+            f"{listing(official_names())}"
+        )
+    if model is None:
+        return home_expanded(path)
+    has_progress_bar = sys.stderr is not None and sys.stderr.isatty()
+    return download(model, _hub_folder(text), has_progress_bar=has_progress_bar)
+
+
+def _download_address(url: str, scheme: str) -> Path:
+    if scheme not in ("http", "https"):
+        raise CheckpointError(
+            f"{url}: cannot be downloaded; wanted http:// or https://, or fetch the file with a "
+            f"tool for {scheme}:// and give its path"
+        )
+    for model in map(official_model, official_names()):
+        # So that the file is the same one as that of the name, also torch.hub's own.
+        if model is not None and model.url == url:
+            return located(model.name)
+    try:
+        name = Path(unquote(urlsplit(url).path)).name
+    except ValueError as error:
+        raise CheckpointError(f"{url}: not an address: {error}") from error
+    if is_part_of_several(name):
+        raise CheckpointError(
+            f"{url}: one of several files that hold a checkpoint together; download the folder and "
+            "give its path"
+        )
+    # All weights on huggingface.co are called model.safetensors.
+    digest = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    target = _hub_folder(url) / f"{digest}_{name[-100:]}"
+
+    def check(part: Path) -> None:
+        content = read_file(part)
+        # Which of several sets of weights is wanted, the caller knows.
+        if not isinstance(content, Mapping):
+            raise CheckpointError(f"{part}: holds one {type(content).__name__}, wanted a dict")
+
+    if not target.exists():
+        has_progress_bar = sys.stderr is not None and sys.stderr.isatty()
+        _fetch(url, target, check, url, "a checkpoint", has_progress_bar)
+    return target
+
+
+def _hub_folder(what: str) -> Path:
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{what}: cannot be downloaded: the folder {folder} cannot be made: {error.strerror}; "
+            "TORCH_HOME names another"
+        ) from error
+    return folder
+
+
+def _fetch(
+    url: str,
+    target: Path,
+    check: Callable[[Path], None],
+    who: str,
+    wanted: str,
+    has_progress_bar: bool,
+) -> None:
+    """Download a file that appears whole and checked, or not at all."""
+    if not target.parent.is_dir():
+        raise CheckpointError(f"{who}: the output folder {target.parent} does not exist")
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     stall_seconds = socket.getdefaulttimeout()
     # torch.hub sets no limit of its own and would wait forever on a silent server.
     socket.setdefaulttimeout(_STALL_SECONDS)
+    _log.info("%s: downloading %s to %s", who, url, target)
     try:
-        torch.hub.download_url_to_file(model.url, str(part), progress=has_progress_bar)
-        _check(model, part)
+        torch.hub.download_url_to_file(url, str(part), progress=has_progress_bar)
+        check(part)
         os.replace(part, target)
     except CheckpointError as error:
         reason = str(error).removeprefix(f"{part}: ")
-        raise CheckpointError(
-            f"{model.name}: {model.url} did not send this model: {reason}"
-        ) from error
+        sender = url if who == url else f"{who}: {url}"
+        raise CheckpointError(f"{sender} did not send {wanted}: {reason}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise CheckpointError(f"{model.name}: cannot download {model.url}: {error}") from error
+        raise CheckpointError(f"{who}: cannot download {url}: {error}") from error
     finally:
         socket.setdefaulttimeout(stall_seconds)
         with suppress(OSError):
             part.unlink()
-    return target
 
 
 def _check(model: OfficialModel, path: Path) -> None:
@@ -141,6 +252,9 @@ def _check(model: OfficialModel, path: Path) -> None:
             f"{path}: wanted {model.name}, got a {size} with patch size {size.patch_hw[0]}, "
             f"{'with' if has_registers else 'without'} register tokens"
         )
+
+
+def _compare_with_known(model: OfficialModel, path: Path) -> None:
     if model.name not in _KNOWN:
         return
     num_bytes, sha256 = _KNOWN[model.name]

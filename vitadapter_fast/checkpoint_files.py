@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""A file in, its named tensors out, and back: no code in a file runs, no half file is left."""
+"""A file in, what it holds out, and back: no code in a file runs, no half file is left."""
 
 import os
 import pickle
@@ -10,22 +10,24 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from .errors import CheckpointError
 
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher", "module", "network")
-
 # Bookkeeping that training frameworks save beside the weights (logs, arguments, scores). Each name
 # is replaced by an empty class, so files that hold it load without running anything of it.
-_BOOKKEEPING = re.compile(r"(mmengine|mmcv|numpy)\..+|argparse\.Namespace|_codecs\.encode")
+_BOOKKEEPING = re.compile(r"(mmengine|mmcv|numpy|pathlib)\..+|argparse\.Namespace|_codecs\.encode")
+
+FileFormat = Literal["safetensors", "zip", "pickle", "json"]
 
 _LISTED = 20
+# The longest header that safetensors allows. Eight characters of text spell a longer one.
+_MAX_HEADER_BYTES = 100_000_000
 
 
 class _Inert:
@@ -46,24 +48,15 @@ def listing(items: Iterable[str]) -> str:
     return ", ".join(listed[:_LISTED]) + more
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read the named tensors of a file onto the CPU, without running any code in it.
+def file_format(path: Path) -> FileFormat:
+    """Return the format that the first bytes of a file tell; its name tells nothing.
 
     Args:
-        path: A ``.safetensors`` file, or anything that ``torch.save`` wrote. A dict under
-            ``state_dict``, ``model``, ``teacher`` and the like is taken out.
-
-    Returns:
-        The tensors in the file's order. Those of a zip file or ``.safetensors`` are mapped from
-        the disk, not copied.
+        path: The file.
 
     Raises:
-        CheckpointError: The file is missing, damaged, not a checkpoint, holds Python objects or
-            values that are not tensors, or several candidates.
+        CheckpointError: The file is missing, empty, unreadable or certainly no checkpoint.
     """
-    path = Path(path)
-    if os.path.isdir(path):
-        raise CheckpointError(f"{path}: a directory, wanted a checkpoint file")
     if os.path.exists(path) and not os.path.isfile(path):
         # Opening a pipe would wait for its writer, and it cannot be read twice.
         raise CheckpointError(f"{path}: a pipe or device; save it to a file first")
@@ -74,17 +67,49 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: no such file") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    # A null character, which no file system takes.
+    except ValueError as error:
+        raise CheckpointError(f"{path!r}: no such file: {error}") from error
     if not head:
         raise CheckpointError(f"{path}: the file is empty; fetch it again")
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path}: a Git LFS pointer, not the weights; run git lfs pull")
-    if path.suffix == ".safetensors":
-        content: Any = _read_safetensors(path)
-    elif head.startswith(b"PK\x03\x04"):
-        content = _read_zip(path)
-    else:
-        content = _load(path, mmap=False)
-    return _find_tensors(path, content)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER_BYTES:
+        return "safetensors"
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if text.startswith(b"{"):
+        return "json"
+    if text.startswith(b"<"):
+        raise CheckpointError(
+            f"{path}: a web page, not a checkpoint; fetch the file itself (on huggingface.co its "
+            "address has /resolve/, that of its page /blob/)"
+        )
+    return "pickle"
+
+
+def read_file(path: Path) -> Any:
+    """Return what a file holds, on the CPU, without running any code in it.
+
+    Args:
+        path: A safetensors file, or what ``torch.save`` wrote, under any name.
+
+    Returns:
+        What was saved; tensors of a zip file or safetensors are mapped from the disk, not copied,
+        unless the file's name is no UTF-8, or a zip file's that of safetensors.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, of another kind, or holds Python objects.
+    """
+    format = file_format(path)
+    if format == "safetensors":
+        return _read_safetensors(path)
+    if format == "zip":
+        return _read_zip(path)
+    if format == "json":
+        raise CheckpointError(f"{path}: JSON text, not a checkpoint")
+    return _load(path, mmap=False)
 
 
 def write_checkpoint(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
@@ -139,11 +164,20 @@ def _first_sentence(error: BaseException) -> str:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        return load_file(path) if _is_utf8(path) else load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path}: truncated, or not a safetensors file: {_first_sentence(error)}"
         ) from error
+
+
+def _is_utf8(path: Path) -> bool:
+    """Whether compiled code can open the file, which takes names as UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_zip(path: Path) -> Any:
@@ -151,13 +185,16 @@ def _read_zip(path: Path) -> Any:
         # The directory of a zip file is at its end, so a cut file has none.
         if not zipfile.is_zipfile(path):
             raise EOFError
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with path.open("rb") as file:
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except Exception as error:
         raise _unreadable(path, error) from error
     foreign = [name for name in names if not _BOOKKEEPING.fullmatch(name)]
     if foreign:
         raise _holds_code(path, listing(foreign))
-    return _load(path, mmap=True, inert_names=names)
+    # By this ending newer versions of torch take any file for safetensors.
+    can_map = _is_utf8(path) and not path.name.endswith(".safetensors")
+    return _load(path, mmap=can_map, inert_names=names)
 
 
 def _load(path: Path, *, mmap: bool, inert_names: Iterable[str] = ()) -> Any:
@@ -169,8 +206,9 @@ def _load(path: Path, *, mmap: bool, inert_names: Iterable[str] = ()) -> Any:
         torch.serialization.safe_globals(stubs) if stubs else nullcontext()
     )
     try:
-        with allowed:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with allowed, path.open("rb") as file:
+            source = path if mmap else file
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
     # A damaged pickle can raise nearly anything.
     except Exception as error:
         found = re.search(r"GLOBAL:? (\S+)", str(error))
@@ -190,29 +228,7 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     if isinstance(error, EOFError) or "EOF" in str(error):
         return CheckpointError(f"{path}: the file is truncated; fetch it again")
     if isinstance(error, pickle.UnpicklingError):
-        return CheckpointError(f"{path}: not a checkpoint that torch.save wrote, or damaged")
-    return CheckpointError(f"{path}: not a PyTorch checkpoint: {_first_sentence(error)}")
-
-
-def _find_tensors(path: Path, content: Any) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        nested = [key for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
-        if not nested:
-            break
-        if len(nested) > 1:
-            raise CheckpointError(
-                f"{path}: holds several state dicts ({', '.join(nested)}); save the wanted one"
-            )
-        content = content[nested[0]]
-    if not isinstance(content, Mapping):
-        raise CheckpointError(
-            f"{path}: holds one {type(content).__name__}, wanted a dict of named tensors"
+        return CheckpointError(
+            f"{path}: not a checkpoint: neither safetensors nor what torch.save writes, or damaged"
         )
-    tensors = {name: value.detach() for name, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise CheckpointError(f"{path}: no tensors inside, wanted a dict of named tensors")
-    others = [f"{key} ({type(content[key]).__name__})" for key in content if key not in tensors]
-    others += [f"{key!r} (a name that is no string)" for key in tensors if not isinstance(key, str)]
-    if others:
-        raise CheckpointError(f"{path}: holds values that are not named tensors: {listing(others)}")
-    return tensors
+    return CheckpointError(f"{path}: not a PyTorch checkpoint: {_first_sentence(error)}")

@@ -4,7 +4,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,8 +58,17 @@ _HF_PARTS = {
 }
 # FSDP training of DINOv2 wraps blocks in chunks: blocks.<chunk>.<block>.
 _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")
+_FFN_OF_SWIGLU = {f"blocks.0.mlp.{name}.weight" for name in ("w12", "w1", "fc1_g")}
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
-_UNUSED = ("cls_token", "mask_token", "register_tokens", "norm.weight", "norm.bias")
+_UNUSED = (
+    "cls_token", "dist_token", "mask_token", "register_tokens", "norm.weight", "norm.bias"
+)  # fmt: skip
+# What classifiers and training put beside a ViT, at the root: timm's head, head_dist, fc_norm and
+# attn_pool, DINOv2's dino_head and linear_head, transformers' classifier and pooler.
+_HEAD = re.compile(r"(\w+_)?heads?(_\w+)?\.|(fc_norm|pre_logits|attn_pool|classifier|pooler)\.")
+# Names of a SwiGLU's gate, value and output where the first two are not one matrix: xformers and
+# DINOv3; timm. In LLaMA's w1, w3, w2 the second and third change places, which shapes tell.
+_SWIGLU_PARTS = (("w1", "w2", "w3"), ("w1", "w3", "w2"), ("fc1_g", "fc1_x", "fc2"))
 _MODELS = {(384, 12): "S", (768, 12): "B", (1024, 24): "L", (1536, 40): "g"}
 
 
@@ -97,6 +106,12 @@ class ViTSize:
     num_positions: int
     ffn: str
 
+    @property
+    def builder(self) -> str | None:
+        """Name of the function that builds an adapter of a published model, else None."""
+        model = _MODELS.get((self.embed_dim, self.depth))
+        return f"vit_adapter_{model.lower()}" if model else None
+
     def __str__(self) -> str:
         """Return the model's name with its sizes."""
         model = _MODELS.get((self.embed_dim, self.depth))
@@ -115,8 +130,23 @@ def vit_size(tensors: Mapping[str, Tensor]) -> ViTSize | None:
         depth=len(blocks),
         patch_hw=(kernel.shape[2], kernel.shape[3]),
         num_positions=positions.shape[1],
-        ffn="swiglu" if "blocks.0.mlp.w12.weight" in tensors else "mlp",
+        ffn="swiglu" if _FFN_OF_SWIGLU & tensors.keys() else "mlp",
     )
+
+
+def find_vits(names: Iterable[object]) -> list[tuple[str, str]]:
+    """Return the prefix of each ViT among names, with the name of its patch kernel behind it."""
+    return [
+        (name.removesuffix(kernel), kernel)
+        for name in names
+        for kernel in (PATCH_KERNEL, _HF_PATCH_KERNEL)
+        if isinstance(name, str) and (name == kernel or name.endswith("." + kernel))
+    ]
+
+
+def find_heads(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names, without a prefix, that belong to heads beside a ViT."""
+    return tuple(name for name in names if _HEAD.match(name))
 
 
 def recognize(tensors: Mapping[str, Tensor], source: str) -> Recognized:
@@ -133,24 +163,18 @@ def recognize(tensors: Mapping[str, Tensor], source: str) -> Recognized:
     Raises:
         CheckpointError: There is no ViT, or more than one.
     """
-    kernels = [
-        (name, kernel)
-        for name in tensors
-        for kernel in (PATCH_KERNEL, _HF_PATCH_KERNEL)
-        if name == kernel or name.endswith("." + kernel)
-    ]
-    if not kernels:
+    vits = find_vits(tensors)
+    if not vits:
         raise CheckpointError(
             f"{source}: not a DINOv2 or ViT-Adapter checkpoint: no {PATCH_KERNEL} in it; it has "
             f"{listing(list(tensors)[:5])}"
         )
-    if len(kernels) > 1:
+    if len(vits) > 1:
         raise CheckpointError(
-            f"{source}: holds several ViTs ({listing(name for name, _ in kernels)}); save the "
-            "wanted one"
+            f"{source}: holds several ViTs ({listing(prefix + name for prefix, name in vits)}); "
+            f'choose one by its prefix, as with prefer="{vits[-1][0].rstrip(".")}"'
         )
-    name, kernel = kernels[0]
-    prefix = name.removesuffix(kernel)
+    prefix, kernel = vits[0]
     backbone = {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
@@ -164,6 +188,7 @@ def recognize(tensors: Mapping[str, Tensor], source: str) -> Recognized:
     backbone = {
         _CHUNKED_BLOCK.sub(r"blocks.\1.", name): tensor for name, tensor in backbone.items()
     }
+    backbone = _with_joined_swiglu(backbone)
     if any(name.endswith((".gamma1", ".gamma2")) for name in backbone):
         return Recognized("converted", backbone, ignored)
     if "mask_token" in backbone or "register_tokens" in backbone:
@@ -240,11 +265,50 @@ def _from_hf(backbone: Mapping[str, Tensor]) -> dict[str, Tensor]:
             places[target][place] = name
     for target, names in places.items():
         parts = [backbone[names[place]] for place in sorted(names)]
-        if len(parts) < counts[target]:
+        can_join = len({(part.dim(), *part.shape[1:]) for part in parts}) == 1 and parts[0].dim()
+        if len(parts) < counts[target] or (len(parts) > 1 and not can_join):
             named.update({name: backbone[name] for name in names.values()})
         else:
             named[target] = parts[0] if len(parts) == 1 else torch.cat(parts)
     return named
+
+
+def _with_joined_swiglu(backbone: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name every SwiGLU whose gate and value are apart as DINOv2 does: ``w12`` and ``w3``."""
+    pairs: dict[str, tuple[str, str]] = {}
+    renamed: dict[str, str] = {}
+    for block in {match[0] for name in backbone if (match := _BLOCK.match(name))}:
+        for parts in _SWIGLU_PARTS:
+            gate, value, out = (f"{block}mlp.{part}" for part in parts)
+            if f"{block}mlp.w12.weight" in backbone or not _is_swiglu(backbone, gate, value, out):
+                continue
+            for kind in ("weight", "bias"):
+                if f"{gate}.{kind}" in backbone:
+                    pairs[f"{gate}.{kind}"] = f"{block}mlp.w12.{kind}", f"{value}.{kind}"
+                renamed[f"{out}.{kind}"] = f"{block}mlp.w3.{kind}"
+    values = {value for _, value in pairs.values()}
+    named: dict[str, Tensor] = {}
+    for name, tensor in backbone.items():
+        if name in pairs:
+            joined, value = pairs[name]
+            named[joined] = torch.cat([tensor, backbone[value]])
+        elif name not in values:
+            named[renamed.get(name, name)] = tensor
+    return named
+
+
+def _is_swiglu(backbone: Mapping[str, Tensor], gate: str, value: str, out: str) -> bool:
+    def shape(name: str) -> tuple[int, ...]:
+        return tuple(backbone[name].shape) if name in backbone else ()
+
+    hidden = shape(f"{gate}.weight")
+    return (
+        len(hidden) == 2
+        # With as many hidden channels as others nothing tells which matrix is which.
+        and hidden[0] != hidden[1]
+        and hidden == shape(f"{value}.weight") == shape(f"{out}.weight")[::-1]
+        and shape(f"{gate}.bias") == shape(f"{value}.bias") in ((), hidden[:1])
+    )
 
 
 def _from_timm(backbone: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -261,15 +325,19 @@ def _from_timm(backbone: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = name.replace(".mlp.fc1.", ".mlp.w12.").replace(".mlp.fc2.", ".mlp.w3.")
         if name == "reg_token":
             name = "register_tokens"
-        elif name == "pos_embed" and tensor.dim() == 3 and _is_square(tensor.shape[1]):
+        elif name == "pos_embed" and tensor.dim() == 3 and "dist_token" in backbone:
+            # DeiT has a row for its distillation token behind that of the cls token.
+            tensor = torch.cat([tensor[:, :1], tensor[:, 2:]], dim=1)
+        elif name == "pos_embed" and tensor.dim() == 3 and _lacks_cls_row(tensor):
             # timm adds the cls row of register models into cls_token, so zeros stand for it here.
             tensor = torch.cat([tensor.new_zeros(1, 1, tensor.shape[2]), tensor], dim=1)
         named[name] = tensor
     return named
 
 
-def _is_square(count: int) -> bool:
-    return math.isqrt(count) ** 2 == count
+def _lacks_cls_row(positions: Tensor) -> bool:
+    batch, count, _ = positions.shape
+    return batch == 1 and math.isqrt(count) ** 2 == count
 
 
 def _official_shapes(size: ViTSize, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from .checkpoint import PatchMethod, convert_14to16
-from .checkpoint_download import OfficialModel, download, official_model
-from .checkpoint_files import read_checkpoint, write_checkpoint
+from .checkpoint_download import OfficialModel, download, is_address, official_model
+from .checkpoint_files import write_checkpoint
+from .checkpoint_read import files_of, read_checkpoint
+from .console import write
 from .errors import CheckpointError
 from .termination import tidy_termination
 
 DESCRIPTION = (
     "Convert DINOv2 checkpoints from patch size 14 to 16, as ViT-Adapter trains from. "
-    "X.pth becomes X_14to16.pth beside it."
+    "X.pth becomes X_14to16.pth beside it; a name that ends in .safetensors selects that format."
 )
 
 T = TypeVar("T")
@@ -30,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         nargs="+",
         metavar="FILE",
-        help="checkpoint in official, Hugging Face or timm format (.pth, .bin, .safetensors), or a "
-        "name to download: dinov2_vits14, dinov2_vitb14, dinov2_vitl14, dinov2_vitg14, each also "
-        "with _reg",
+        help="checkpoint in official, Hugging Face or timm format, a folder of Hugging Face's, an "
+        "index of shards, or a name to download: dinov2_vits14, dinov2_vitb14, dinov2_vitl14, "
+        "dinov2_vitg14, each also with _reg",
     )
     parser.add_argument(
         "--method",
@@ -40,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="bilinear",
         help="resize of the patch kernel: bilinear, as ViT-Adapter does (default), or pi, which "
         "keeps the tokens' scale (FlexiViT)",
+    )
+    parser.add_argument(
+        "--prefer",
+        metavar="NAME",
+        help="which of several sets of weights in a file: ema, teacher, student, or any other key",
     )
     parser.add_argument(
         "--out", metavar="PATH", type=Path, help="output file, or folder; a folder for several"
@@ -56,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         Exit status: 0, 1 if any file failed, 130 if interrupted.
     """
     try:
-        return _convert_all(args.files, args.out, args.method)
+        return _convert_all(args.files, args.out, args.method, args.prefer)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
@@ -70,12 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(parser.parse_args(argv))
 
 
-def _convert_all(names: Sequence[str], out: Path | None, method: PatchMethod) -> int:
+def _convert_all(
+    names: Sequence[str], out: Path | None, method: PatchMethod, prefer: str | None
+) -> int:
     if len(names) > 1 and out is not None and not os.path.isdir(out):
-        sys.stderr.write(f"error: {out}: wanted an existing folder for several files\n")
+        write(sys.stderr, f"error: {out}: wanted an existing folder for several files\n")
         return 1
     sources = [_source(name, out) for name in names]
-    inputs = {os.path.realpath(path) for path, _ in sources}
+    inputs = {os.path.realpath(file) for path, _ in sources for file in files_of(path)}
     written: set[str] = set()
     num_failed = 0
     # A download shows a bar of its own.
@@ -83,22 +92,29 @@ def _convert_all(names: Sequence[str], out: Path | None, method: PatchMethod) ->
     is_local = all(model is None for _, model in sources)
     with _progress(sources, is_shown=has_bar and is_local) as each:
         for path, model in each:
-            target = _target(path, out)
             try:
+                if is_address(str(path)) and not os.path.exists(path):
+                    raise CheckpointError(
+                        f"{path}: an address; download the file and give its path, or give the "
+                        "address to load_checkpoint, which converts as well"
+                    )
+                path = files_of(path)[0]
+                target = _target(path, out)
                 if os.path.realpath(target) in inputs:
                     raise CheckpointError(f"{path}: would be written onto the input {target}")
                 if os.path.realpath(target) in written:
                     raise CheckpointError(f"{path}: another input was already written to {target}")
                 if model is not None:
                     path = download(model, path.parent, has_progress_bar=has_bar)
-                converted = convert_14to16(read_checkpoint(path), method=method, source=str(path))
+                tensors = read_checkpoint(path, prefer=prefer)
+                converted = convert_14to16(tensors, method=method, source=str(path))
                 write_checkpoint(converted, target)
             except CheckpointError as error:
                 num_failed += 1
-                sys.stderr.write(f"error: {error}\n")
+                write(sys.stderr, f"error: {error}\n")
             else:
                 written.add(os.path.realpath(target))
-                sys.stdout.write(f"{path} -> {target}\n")
+                write(sys.stdout, f"{path} -> {target}\n")
     return 1 if num_failed else 0
 
 
@@ -113,8 +129,9 @@ def _source(name: str, out: Path | None) -> tuple[Path, OfficialModel | None]:
 def _target(source: Path, out: Path | None) -> Path:
     if out is not None and not os.path.isdir(out):
         return out
-    name = f"{source.stem}_14to16{source.suffix or '.pth'}"
-    return source.with_name(name) if out is None else out / name
+    weights = Path(source.name.removesuffix(".index.json"))
+    name = f"{weights.stem}_14to16{weights.suffix or '.pth'}"
+    return (source.parent if out is None else out) / name
 
 
 @contextmanager

@@ -114,8 +114,9 @@ def check_sizes(patch_size: int, img_size: int, pretrain_size: int) -> None:
     """Raise ValueError unless the patch is 16 and both sizes name the same position table."""
     if patch_size != 16:
         raise ValueError(
-            f"ViTAdapter: patch_size must be 16, got {patch_size}: the strides 4, 8, 16, 32 hang "
-            "on it; convert weights of patch size 14 with convert_14to16.py"
+            f"ViTAdapter: patch_size must be 16, got {patch_size}: the strides 4, 8, 16, 32 "
+            "depend on it; weights of patch size 14 are resized while loading (pretrained=) or by "
+            "convert_14to16.py"
         )
     if img_size < 16 or img_size // 16 != pretrain_size // 16:
         raise ValueError(

@@ -124,7 +124,7 @@ class ViTAdapter(nn.Module):
             window_size: Side of a window in tokens, for all blocks or each; unused where global.
             with_cp: Whether training recomputes the activations of the spatial prior, blocks,
                 injectors and extractors instead of keeping them: less memory, the same gradients.
-            pretrained: Checkpoint in any format that ``load_checkpoint`` knows, or None.
+            pretrained: What ``load_checkpoint`` takes (file, folder, name or address), or None.
             patch_method: How the patch kernel of a checkpoint of another patch size is resized:
                 "bilinear" as the original's converter does, or "pi", FlexiViT's resize, whose
                 tokens are closer to those of the checkpoint.
@@ -363,7 +363,7 @@ def vit_adapter_s(pretrained: str | os.PathLike[str] | None = None, **overrides:
     """Build ViT-Adapter-S: 28.0M parameters, 384 channels.
 
     Args:
-        pretrained: Checkpoint in any format that ``load_checkpoint`` knows, or None.
+        pretrained: What ``load_checkpoint`` takes (file, folder, name or address), or None.
         **overrides: Keywords of ``ViTAdapter`` that replace the preset's.
 
     Returns:
