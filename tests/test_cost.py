@@ -362,4 +362,6 @@ def test_wrong_options_are_refused(options: list[str]) -> None:
 
 def test_size_without_a_model_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info", "--size", "640"]) == 1
-    assert capsys.readouterr().err == "error: --size and --batch need --cost\n"
+    assert capsys.readouterr().err == (
+        "error: --size and --batch need --cost; add --cost s, b, l or g\n"
+    )
