@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table "When something fails" of the README: one test for each row, named after it."""
 
+import io
 import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ import torch
 from checkpoint_cases import official, saved, tiny_model
 from torch import Tensor
 
-from vitadapter_fast import BackendUnavailable, CheckpointError
+from vitadapter_fast import BackendUnavailable, CheckpointError, cli
 from vitadapter_fast.checkpoint import load_checkpoint
 from vitadapter_fast.ops import _native, _triton, window_attention
 from vitadapter_fast.ops.window_attention import cpu
@@ -127,8 +129,35 @@ def test_disk_full(tmp_path: Path) -> None:
     done = run(DISK_FULL, folder=tmp_path)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert re.match("error: photo.png: cannot be written: .*File too large", errors[0])
-    assert re.match("error: maps.safetensors: cannot be written: .*File too large", errors[1])
-    assert errors[2:] == ["error: the output cannot be written: No space left on device"]
+    for each in errors[1:3]:
+        assert re.match("error: maps.safetensors: cannot be written: .*File too large", each)
+    assert errors[3:] == ["error: the output cannot be written: No space left on device"]
+
+
+def test_one_photo_of_many_unreadable_or_without_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For what else can fail see test_cli.py."""
+    pytest.importorskip("rich", reason="needs the [cli] extra")
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "vitadapter_fast" / "data" / "blood_cells.jpg", "good.jpg")
+    Path("bad.jpg").touch()
+    assert cli.main(["features", "bad.jpg", "good.jpg", "--size", "96", "--device", "cpu"]) == 1
+    out, err = capsys.readouterr()
+    assert "1 of 2" in out and "1, told below" in out
+    assert err == "error: bad.jpg: not a photo in a known format\n"
+    assert names_in(tmp_path / "features") == ["good.png"]
+
+
+def test_console_or_file_that_cannot_hold_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For every command see test_console.py."""
+    pytest.importorskip("rich", reason="needs the [cli] extra")
+    console = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stderr", console)
+    assert cli.main(["features", "\xe9\u5199\udcff", "--device", "cpu"]) == 1
+    console.flush()
+    told = console.buffer.getvalue()  # type: ignore[attr-defined]
+    assert told == b"error: \\xe9\\u5199\\udcff: no such file\n"
 
 
 @pytest.mark.parametrize(
