@@ -111,9 +111,12 @@ def test_size_is_height_by_width_in_info(capsys: pytest.CaptureFixture[str]) -> 
     [
         (["--size", "100x64"], "multiples of 32, got 100 x 64"),
         (["--size", "32"], "--size 32x32: sides are from 64 up unless --static"),
+        (["--format", "pt2", "--opset", "20"], "are of --format onnx, got pt2"),
+        (["--format", "pt2", "--onnx-mode", "gather"], "are of --format onnx, got pt2"),
     ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_size_that_no_export_takes_is_told(
+def test_what_no_export_takes_is_told(
     arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["export", "--format", "onnx", "--out", "x.onnx", *arguments]) == 1

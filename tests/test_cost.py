@@ -314,12 +314,12 @@ def test_batch_multiplies_all_but_parameters() -> None:
 
 @pytest.mark.parametrize("size", [31, (64, 16), (64,)])
 def test_small_image_is_refused(size: Any) -> None:
-    with pytest.raises(ValueError, match="cost: image_size must be .* at least 32"):
+    with pytest.raises(ValueError, match="cost: image_size must be .* from 32 to 65536"):
         info.cost(small(), size)
 
 
 def test_empty_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match="cost: batch must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="cost: batch must be a whole number from 1 .* got 0"):
         info.cost(small(), 64, batch=0)
 
 
@@ -342,6 +342,15 @@ def test_command_prints_the_ledger(
     assert f"{total.flops / 1e9:,.1f}" in rows["total"]
     assert f"{total.saved_bytes / 2**30:,.2f} GiB" in rows["total"]
     assert "…" not in out
+
+
+def test_largest_costs_are_printed_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["info", "--cost", "g", "--size", "65536", "--batch", "65536"]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out and "EiB" in out
 
 
 @pytest.mark.parametrize(

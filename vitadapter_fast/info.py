@@ -293,7 +293,7 @@ def _print_cost(console: Any, name: str, hw: tuple[int, int], batch: int) -> int
     for box in (*costs.boxes, total):
         grid.add_row(
             box.name,
-            f"{box.flops / 1e9:,.1f}",
+            _billions(box.flops),
             f"{box.flops / total.flops:.0%}",
             _mebibytes(box.bytes_moved),
             _mebibytes(box.parameter_bytes),
@@ -305,8 +305,19 @@ def _print_cost(console: Any, name: str, hw: tuple[int, int], batch: int) -> int
     return 0
 
 
+# At 80 columns there is room for nine characters: a table that is cut says nothing.
+_UNITS = {"MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50, "EiB": 2**60}
+
+
 def _mebibytes(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:,.1f} MiB" if num_bytes < 2**30 else f"{num_bytes / 2**30:,.2f} GiB"
+    unit = next((name for name, size in _UNITS.items() if num_bytes < size * 2**10), "EiB")
+    value = num_bytes / _UNITS[unit]
+    digits = 0 if value >= 999.95 else 1 if value >= 99.995 or unit == "MiB" else 2
+    return f"{value:,.{digits}f} {unit}"
+
+
+def _billions(count: int) -> str:
+    return f"{count / 1e9:,.1f}" if count < 1e15 else f"{count / 1e9:.3g}"
 
 
 def _self_test(console: Any, found: dict[str, dict[str, str | None]]) -> int:

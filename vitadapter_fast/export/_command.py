@@ -57,14 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--onnx-mode",
         choices=MODES,
-        default="gather",
-        help="standard operators only (gather, default), or TensorRT's plugin for the deformable "
-        "attention",
+        help="of ONNX: standard operators only (gather, default), or TensorRT's plugin for the "
+        "deformable attention",
     )
     parser.add_argument(
         "--opset",
         type=whole_number(OPSETS[0], OPSETS[-1]),
-        default=20,
         metavar="N",
         help=f"of ONNX, {OPSETS[0]} to {OPSETS[-1]} (default: 20)",
     )
@@ -94,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
+    if args.format != "onnx" and not args.opset is args.onnx_mode is None:
+        raise ExportError(f"--opset and --onnx-mode are of --format onnx, got {args.format}")
     H, W = check_size(args.size)
     if not args.static and min(args.size) < MIN_DYNAMIC_SIZE:
         raise ExportError(
@@ -129,8 +129,8 @@ def _run(args: argparse.Namespace) -> None:
                 model,
                 args.out,
                 image_size,
-                mode=args.onnx_mode,
-                opset=args.opset,
+                mode=args.onnx_mode or "gather",
+                opset=args.opset or 20,
                 check_sizes=check_sizes,
             )
     for parity in parities:
