@@ -15,6 +15,7 @@ from checkpoint_cases import official, saved
 from export_cases import smallest_model
 
 import vitadapter_fast
+import vitadapter_fast.convert
 from vitadapter_fast import cli
 from vitadapter_fast.termination import any_text
 
@@ -128,6 +129,14 @@ def test_any_name_goes_to_any_console(
         assert sorted(maps) == [f"{printable(name)}.level{level}" for level in range(1, 5)]
         assert Path("features", f"{name}.png").stat().st_size > 1000
         assert "1 of 2" in out and "gone " in err
+
+
+def test_script_of_the_conversion_takes_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    argv, statuses = convert(NAMES["letters"], monkeypatch)
+    console = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", console)
+    assert vitadapter_fast.convert.main(argv[1:]) in statuses
+    assert console.errors == "strict"
 
 
 def test_names_that_print_alike_get_numbers() -> None:
