@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from checkpoint_cases import official, saved
 from export_cases import smallest_model
 
@@ -44,13 +45,16 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def features(name: str, patch: pytest.MonkeyPatch) -> tuple[list[str], set[int]]:
     make_photo(f"{name}.png")
+    with open(f"{name}.pth", "wb") as weights:
+        torch.save(smallest_model().state_dict(), weights)
     argv = ["features", f"{name}.png", "gone →.png", "--size", "32", "--device", "cpu"]
-    return [*argv, "--save", "maps.safetensors"], {1}
+    return [*argv, "--weights", f"{name}.pth", "--save", "maps.safetensors"], {1}
 
 
 def convert(name: str, patch: pytest.MonkeyPatch) -> tuple[list[str], set[int]]:
     saved(official(), Path(f"{name}.pth"))
-    return ["convert", f"{name}.pth"], {0, 1}
+    # Its output has no room for the ending of a file that is being written.
+    return ["convert", f"{name}.pth"], {0, 1} if name == NAMES["longest"] else {0}
 
 
 def export(name: str, patch: pytest.MonkeyPatch) -> tuple[list[str], set[int]]:
