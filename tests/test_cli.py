@@ -21,6 +21,7 @@ from vitadapter_fast import cli
 Image = pytest.importorskip("PIL.Image", reason="needs the [cli] extra")
 pytest.importorskip("rich", reason="needs the [cli] extra")
 
+from vitadapter_fast import features  # noqa: E402
 from vitadapter_fast.features_photos import (  # noqa: E402
     CommandError,
     Photo,
@@ -29,7 +30,7 @@ from vitadapter_fast.features_photos import (  # noqa: E402
     to_tensor,
     unique_names,
 )
-from vitadapter_fast.features_picture import layout, pca_colors  # noqa: E402
+from vitadapter_fast.features_picture import layout  # noqa: E402
 
 SMALL = ["--size", "96", "--device", "cpu"]
 
@@ -116,7 +117,7 @@ def test_saved_maps_equal_the_models(tmp_path, batch):
     saved = load_file("maps.safetensors")
     assert len(saved) == 8
     for name in ("a", "b"):
-        pixels = read_photo(tmp_path / f"{name}.png", 96)
+        pixels = read_photo(tmp_path / f"{name}.png", (96, 96))
         with torch.inference_mode():
             maps = model(to_tensor([Photo(name, pixels)]))
         for level, expected in enumerate(maps, start=1):
@@ -126,7 +127,7 @@ def test_saved_maps_equal_the_models(tmp_path, batch):
     with safe_open("maps.safetensors", "pt") as file:
         metadata = file.metadata()
     assert metadata["model"] == "vit_adapter_s"
-    assert metadata["size"] == "96"
+    assert metadata["size"] == "96x96"
     assert metadata["weights"].startswith("random (seed 3)")
 
 
@@ -141,13 +142,50 @@ def test_folder_does_the_rest_around_a_broken_photo(tmp_path, capsys):
     assert cli.main([*argv, *SMALL, "--batch", "2"]) == 1
     out, err = capsys.readouterr()
     assert err == f"error: {Path('photos/b.jpg')}: not a photo in a known format\n"
-    assert "2 of 96 x 64" in out
-    assert "1 of 64 x 96" in out
+    assert "2 of 64 x 96" in out
+    assert "1 of 96 x 64" in out
     assert files_in(tmp_path / "pictures") == ["a.png", "c.png", "d.png"]
     shapes = {name: tuple(t.shape) for name, t in load_file("maps.safetensors").items()}
     assert len(shapes) == 12
     assert shapes["a.level1"] == shapes["d.level1"] == (1, 384, 16, 24)
     assert shapes["c.level4"] == (1, 384, 3, 2)
+
+
+def test_nothing_that_fails_stops_the_rest(tmp_path, capsys, monkeypatch):
+    real = features._forward
+
+    def forward(model, image, totals):
+        if image.shape[2:] == (96, 64):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return real(model, image, totals)
+
+    monkeypatch.setattr(features, "_forward", forward)
+    folder = tmp_path / "photos"
+    make_photo(folder / "a.png", (64, 96))
+    for name in ("b", "c"):
+        make_photo(folder / f"{name}.png", (96, 64))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "pictures" / "b.png").mkdir(parents=True)
+    argv = ["features", "gone.png", "empty", "photos", "--out", "pictures"]
+    assert cli.main([*argv, *SMALL, "--save", "maps.safetensors"]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split(":")[1].strip() for line in err.splitlines()] == [
+        "empty",
+        "gone.png",
+        "a",
+        str(Path("pictures/b.png")),
+    ]
+    assert "a: out of memory; lower --size" in err
+    assert "2 of 4" in out and "1 in pictures" in out and "4, told below" in out
+    assert {name.partition(".")[0] for name in load_file("maps.safetensors")} == {"b", "c"}
+
+
+def test_error_that_ends_the_run_hides_none_before(tmp_path, capsys):
+    make_photo(tmp_path / "a.png")
+    argv = ["features", "gone.png", "a.png", "--weights", "gone.pth"]
+    assert cli.main([*argv, *SMALL]) == 1
+    errors = ["error: gone.png: no such file", "error: gone.pth: no such file"]
+    assert capsys.readouterr().err.splitlines() == errors
 
 
 @pytest.mark.parametrize(
@@ -157,12 +195,17 @@ def test_folder_does_the_rest_around_a_broken_photo(tmp_path, capsys):
         (["broken.jpg"], "broken.jpg: not a photo in a known format"),
         (["cut.png"], "cut.png: cannot be read"),
         (["empty"], "empty: no photos inside"),
-        (["narrow.png"], "narrow.png: 510 x 10 is too narrow"),
-        (["fine.png", "--out", "fine.png"], "fine.png is one of the photos"),
+        (["narrow.png"], "narrow.png: 10 x 510 is too narrow"),
+        (["fine.png", "--out", "fine.png"], "fine.png is one of the inputs"),
         (["fine.png", "--out", "x.txt"], "--out x.txt: wanted a name that ends in"),
         (["fine.png", "--out", "gone/x.png"], "the folder gone does not exist"),
         (["fine.png", "cut.png", "--out", "x.png"], "--out x.png: wanted a folder"),
         (["fine.png", "--save", "x.pth"], "--save x.pth: wanted a file name"),
+        (
+            ["fine.png", "--save", "w.safetensors", "--weights", "w.safetensors"],
+            "--save: w.safetensors is one of the inputs",
+        ),
+        (["n" * 300], "cannot be read: File name too long"),
         (["fine.png", "--weights", "gone.pth"], "gone.pth: no such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -267,7 +310,7 @@ def test_any_color_mode_gives_rgb(tmp_path, mode):
     suffix = "tif" if mode in ("CMYK", "YCbCr") else "png"
     path = tmp_path / f"photo.{suffix}"
     make_photo(tmp_path / "rgb.png").convert(mode).save(path)
-    pixels = read_photo(path, 96)
+    pixels = read_photo(path, (96, 96))
     assert pixels.shape == (64, 96, 3)
     assert pixels.std() > 10
 
@@ -275,13 +318,13 @@ def test_any_color_mode_gives_rgb(tmp_path, mode):
 def test_16_bit_photo_keeps_its_tones(tmp_path):
     values = np.tile(np.linspace(0, 65535, 96).astype(np.uint16), (96, 1))
     Image.fromarray(values).save(tmp_path / "deep.png")
-    row = read_photo(tmp_path / "deep.png", 96)[40, :, 1]
+    row = read_photo(tmp_path / "deep.png", (96, 96))[40, :, 1]
     np.testing.assert_allclose(row, np.linspace(0, 255, 96), atol=1.5)
 
 
 def test_transparency_is_laid_on_white(tmp_path):
     Image.new("RGBA", (64, 64), (10, 20, 30, 0)).save(tmp_path / "clear.png")
-    assert (read_photo(tmp_path / "clear.png", 64) == 255).all()
+    assert (read_photo(tmp_path / "clear.png", (64, 64)) == 255).all()
 
 
 def test_exif_rotation_is_applied(tmp_path):
@@ -290,7 +333,7 @@ def test_exif_rotation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned clockwise by 90 degrees: the left half comes on top
     image.save(tmp_path / "turned.png", exif=exif)
-    pixels = read_photo(tmp_path / "turned.png", 96)
+    pixels = read_photo(tmp_path / "turned.png", (96, 96))
     assert pixels.shape == (96, 64, 3)
     assert pixels[:40, :, 0].min() > 200
     assert pixels[56:, :, 2].min() > 200
@@ -301,59 +344,14 @@ def test_exif_rotation_is_applied(tmp_path):
 )
 def test_resizing_keeps_proportions_and_32_pixels(tmp_path, size, expected_hw):
     Image.new("RGB", size).save(tmp_path / "photo.png")
-    assert read_photo(tmp_path / "photo.png", 96).shape[:2] == expected_hw
+    assert read_photo(tmp_path / "photo.png", (96, 96)).shape[:2] == expected_hw
 
 
 def test_folder_is_no_photo(tmp_path):
     with pytest.raises(CommandError, match="cannot be read"):
-        read_photo(tmp_path, 96)
+        read_photo(tmp_path, (96, 96))
 
 
 def test_equal_stems_get_numbers(tmp_path):
     paths = [tmp_path / name for name in ("a.jpg", "A.png", "x/a.jpg", "a-2.jpg", "b.jpg")]
     assert unique_names(paths) == ["a", "A-2", "a-3", "a-2-2", "b"]
-
-
-def test_pca_recovers_orthogonal_structure():
-    torch.manual_seed(0)
-    basis = torch.linalg.qr(torch.randn(32, 3))[0]
-    sources = torch.rand(3, 40, 50)
-    scales = torch.tensor([9.0, 3.0, 1.0])
-    feature_map = torch.einsum("ck,khw,k->chw", basis, sources, scales) + 5
-    colors = pca_colors(feature_map)
-    assert colors.shape == (3, 40, 50)
-    for color, source in zip(colors, sources, strict=True):
-        match = torch.corrcoef(torch.stack([color.flatten(), source.flatten()]))[0, 1]
-        assert abs(match) > 0.97
-
-
-def test_pca_of_cells_removes_the_pattern_of_four_kernels():
-    torch.manual_seed(0)
-    content = torch.rand(1, 20, 30).repeat_interleave(2, 1).repeat_interleave(2, 2)
-    kernels = torch.randn(16, 2, 2).repeat(1, 20, 30)
-    color = pca_colors(content * kernels + kernels, cell=2)[0]
-    match = torch.corrcoef(torch.stack([color.flatten(), content.flatten()]))[0, 1]
-    assert abs(match) > 0.7
-
-
-def test_pca_takes_the_signs_of_like():
-    feature_map = torch.randn(8, 20, 20)
-    colors = pca_colors(feature_map)
-    torch.testing.assert_close(pca_colors(feature_map, like=1 - colors), 1 - colors)
-
-
-@pytest.mark.parametrize("cell", [1, 2])
-@pytest.mark.parametrize("value", [0.0, 3.7, float("nan")])
-def test_pca_of_a_constant_map_is_gray(cell, value):
-    colors = pca_colors(torch.full((16, 9, 7), value), cell=cell)
-    assert colors.shape == (3, 9, 7)
-    assert (colors == 0.5).all()
-
-
-def test_pca_of_one_position_is_finite():
-    assert pca_colors(torch.randn(16, 1, 1)).isfinite().all()
-
-
-def test_pca_is_deterministic():
-    feature_map = torch.randn(16, 12, 12)
-    assert torch.equal(pca_colors(feature_map), pca_colors(feature_map))

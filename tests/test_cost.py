@@ -314,12 +314,12 @@ def test_batch_multiplies_all_but_parameters() -> None:
 
 @pytest.mark.parametrize("size", [31, (64, 16), (64,)])
 def test_small_image_is_refused(size: Any) -> None:
-    with pytest.raises(ValueError, match="cost: image_size must be .* at least 32"):
+    with pytest.raises(ValueError, match="cost: image_size must be .* from 32 to 65536"):
         info.cost(small(), size)
 
 
 def test_empty_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match="cost: batch must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="cost: batch must be a whole number from 1 .* got 0"):
         info.cost(small(), 64, batch=0)
 
 
@@ -344,6 +344,15 @@ def test_command_prints_the_ledger(
     assert "…" not in out
 
 
+def test_largest_costs_are_printed_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["info", "--cost", "g", "--size", "65536", "--batch", "65536"]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out and "EiB" in out
+
+
 @pytest.mark.parametrize(
     "options",
     [["--cost", "x"], ["--cost", "s", "--size", "16"], ["--cost", "s", "--size", "64x"]]
@@ -362,4 +371,6 @@ def test_wrong_options_are_refused(options: list[str]) -> None:
 
 def test_size_without_a_model_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info", "--size", "640"]) == 1
-    assert capsys.readouterr().err == "error: --size and --batch need --cost\n"
+    assert capsys.readouterr().err == (
+        "error: --size and --batch need --cost; add --cost s, b, l or g\n"
+    )

@@ -18,7 +18,7 @@ import torch
 from checkpoint_cases import official, saved, tiny_model
 from torch import Tensor
 
-from vitadapter_fast import BackendUnavailable, CheckpointError
+from vitadapter_fast import BackendUnavailable, CheckpointError, cli
 from vitadapter_fast.checkpoint import load_checkpoint
 from vitadapter_fast.ops import _native, _triton, window_attention
 from vitadapter_fast.ops.window_attention import cpu
@@ -126,9 +126,22 @@ def test_disk_full(tmp_path: Path) -> None:
     """For conversions see test_convert.py."""
     done = run(DISK_FULL, folder=tmp_path)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert re.match("error: photo.png: cannot be written: .*File too large", errors[0])
-    assert re.match("error: maps.safetensors: cannot be written: .*File too large", errors[1])
-    assert errors[2:] == ["error: the output cannot be written: No space left on device"]
+    for name, each in zip(["photo.png", *["maps.safetensors"] * 2], errors, strict=False):
+        assert re.match(f"error: {name}: cannot be written: .*File too large", each)
+    assert errors[3:] == ["error: the output cannot be written: No space left on device"]
+
+
+def test_one_photo_of_many_unreadable_or_without_room(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For what else can fail see test_cli.py."""
+    pytest.importorskip("rich", reason="needs the [cli] extra")
+    bad, good = tmp_path / "bad.jpg", ROOT / "vitadapter_fast" / "data" / "blood_cells.jpg"
+    argv = ["features", str(bad), str(good), "--out", str(tmp_path), "--size", "96"]
+    assert cli.main([*argv, "--device", "cpu"]) == 1
+    out, err = capsys.readouterr()
+    assert "1 of 2" in out and "1, told below" in out and err == f"error: {bad}: no such file\n"
+    assert names_in(tmp_path) == ["blood_cells.png"]
 
 
 @pytest.mark.parametrize(

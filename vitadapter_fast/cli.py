@@ -10,17 +10,40 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from .termination import tidy_termination
 from .version import __version__
 
+
+class _Command(NamedTuple):
+    summary: str
+    example: str  # its arguments
+
+
 _COMMANDS = {
-    "features": "run photos through a model: table, picture, feature maps",
-    "convert": "convert DINOv2 checkpoints from patch size 14 to 16",
-    "export": "write a model as ONNX or as an AOTInductor package, compared with PyTorch",
-    "configs": "list the packaged configs for mmdet, mmseg and detectron2; or print a path",
-    "info": "list which backend runs which operator here, and why; or what a model costs",
+    "features": _Command(
+        "run photos through a model: table, picture, feature maps",
+        "photos --size 512x640 --out pictures --save maps.safetensors",
+    ),
+    "convert": _Command(
+        "convert DINOv2 checkpoints from patch size 14 to 16",
+        "dinov2_vits14_pretrain.pth --method pi",
+    ),
+    "export": _Command(
+        "write a model as ONNX or as an AOTInductor package, compared with PyTorch",
+        "--weights dinov2_vits14_pretrain.pth --format onnx --size 512x640 --out s.onnx",
+    ),
+    "configs": _Command(
+        "list the packaged configs for mmdet, mmseg and detectron2; or print a path",
+        "mask_rcnn_dinov2_adapter_small_fpn_3x_coco",
+    ),
+    "info": _Command(
+        "list which backend runs which operator here, and why; or what a model costs",
+        "--cost s --size 512x640",
+    ),
 }
+_PROGRAM = "python -m vitadapter_fast"
 # Import name -> package, and the extra that has it.
 _EXTRAS = {
     "PIL": ("pillow", "cli"),
@@ -76,13 +99,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m vitadapter_fast",
+        prog=_PROGRAM,
         description="ViT-Adapter backbones on DINOv2 weights, with fast kernels.",
+        epilog=f"example, with a photo that comes with the library:\n  {_PROGRAM} features\n\n"
+        f"{_PROGRAM} COMMAND --help tells the options of a command",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"vitadapter_fast {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, summary in _COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+    for name, (summary, example) in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            # As it is, so that it can be copied from any terminal.
+            epilog=f"example:\n  {_PROGRAM} {name} {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         if arguments[:1] == [name]:
             module = importlib.import_module(f".{name}", __package__)
             module.add_arguments(command)

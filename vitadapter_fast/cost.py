@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model and an image size in; what one forward pass costs out, box by box, without running it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .command import MAX_BATCH, MAX_SIZE, is_whole
 from .cost_flops import flops_of
 from .model import ViTAdapter
 
@@ -85,29 +86,29 @@ def cost(model: nn.Module, image_size: int | tuple[int, int], batch: int = 1) ->
 
     Args:
         model: A ``ViTAdapter``; its images are counted in the dtype of its patch embedding.
-        image_size: Height and width in pixels, or one number for both; at least 32.
-        batch: Images.
+        image_size: Height and width in pixels, or one number for both; 32 to 65536.
+        batch: Images, 1 to 65536.
 
     Returns:
         The costs of each box of the figure, and their total.
 
     Raises:
         TypeError: ``model`` is no ``ViTAdapter``.
-        ValueError: A size is too small.
+        ValueError: A size or the batch is out of these, or no whole number.
     """
     if not isinstance(model, ViTAdapter):
         raise TypeError(
             f"cost: model must be a ViTAdapter, got {type(model).__name__}; of a detector pass its "
             "backbone, of a wrapped or compiled model the model itself"
         )
-    hw = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(hw) != 2 or min(hw) < 32:
+    hw = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
+    if len(hw) != 2 or not all(map(is_whole, hw)) or not 32 <= min(hw) <= max(hw) <= MAX_SIZE:
         raise ValueError(
-            "cost: image_size must be a number of pixels or (height, width), at least 32, got "
-            f"{image_size}"
+            "cost: image_size must be a number of pixels or (height, width), from 32 to "
+            f"{MAX_SIZE}, got {image_size!r}"
         )
-    if batch < 1:
-        raise ValueError(f"cost: batch must be at least 1, got {batch}")
+    if not is_whole(batch) or not 1 <= batch <= MAX_BATCH:
+        raise ValueError(f"cost: batch must be a whole number from 1 to {MAX_BATCH}, got {batch!r}")
     # In inference mode a linear layer arrives as one operator, which has no formula.
     with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode():
         twin = _fake_twin(model)

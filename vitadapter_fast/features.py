@@ -4,10 +4,12 @@
 
 import argparse
 import importlib
+import itertools
 import logging
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -19,15 +21,16 @@ from torch import Tensor
 
 from . import model as presets
 from .checkpoint import load_checkpoint
+from .command import MAX_BATCH, add_size, finite, is_out_of_memory, size_text, whole_number
 from .errors import BackendUnavailable, CheckpointError
 from .features_files import check_save_path, make_folder, picture_paths, replacing
 from .features_photos import (
-    MIN_SIZE,
     CommandError,
     Photo,
     batches,
     find_photos,
     packaged_photo,
+    printable,
     to_tensor,
     unique_names,
 )
@@ -39,6 +42,7 @@ from .version import __version__
 
 # Ops that the model calls, and the module of each.
 _OPS = {"patch_embed": "patch_embed", "ms_deform_attn_grid": "ms_deform_attn"}
+_OUT_OF_MEMORY = "out of memory; lower --size or --batch, or take a smaller --model"
 
 
 class _Weights(NamedTuple):
@@ -62,12 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="DINOv2 or ViT-Adapter checkpoint in any known format; without it, weights are random",
     )
+    add_size(parser, "photos are resized to fit into it, in proportion", (640, 640))
     parser.add_argument(
-        "--size",
-        type=_at_least(MIN_SIZE),
-        default=640,
-        metavar="N",
-        help="resize the longer side of every photo to N pixels (default: 640)",
+        "--range",
+        type=finite,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="values that are black and white in gray pictures of more than 8 bits (default: as "
+        "the file declares, else by the pixels; see the README)",
     )
     parser.add_argument(
         "--out",
@@ -85,14 +91,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--batch",
-        type=_at_least(1),
+        type=whole_number(1, MAX_BATCH),
         default=1,
         metavar="N",
         help="photos of one size that run together (default: 1)",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of random weights (default: 0)"
+        "--seed",
+        type=whole_number(0, 2**63 - 1),
+        default=0,
+        metavar="N",
+        help="seed of random weights (default: 0)",
     )
 
 
@@ -105,58 +115,80 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         Exit status: 0, or 1 if anything failed.
     """
+    failures: list[str] = []
     try:
-        failures = _run(args)
+        _run(args, failures)
     except (CommandError, CheckpointError, BackendUnavailable) as error:
-        failures = [str(error)]
+        failures.append(str(error))
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        failures = ["out of memory; lower --size or --batch, or take a smaller --model"]
+        failures.append(_told("features", error))
     for failure in failures:
         sys.stderr.write(f"error: {failure}\n")
     return 1 if failures else 0
 
 
-def _run(args: argparse.Namespace) -> list[str]:
+def _told(what: str, error: Exception) -> str:
+    """Return how to tell an error that ends the work on one photo alone; raise any other."""
+    if isinstance(error, CommandError):
+        return str(error)
+    if is_out_of_memory(error):
+        return f"{what}: {_OUT_OF_MEMORY}"
+    raise error
+
+
+def _run(args: argparse.Namespace, failures: list[str]) -> None:
     device = _device(args.device)
-    failures: list[str] = []
+    if args.range is not None and not args.range[0] < args.range[1]:
+        low, high = args.range
+        raise CommandError(f"--range {low:g} {high:g}: wanted LOW below HIGH")
     with ExitStack() as stack:
         given = args.photos or [stack.enter_context(packaged_photo())]
-        paths = find_photos(given)
+        paths = find_photos(given, failures)
         names = unique_names(paths)
-        is_many = len(given) > 1 or given[0].is_dir()
-        targets = picture_paths(names, paths, args.out, is_many=is_many)
+        is_many = len(given) > 1 or os.path.isdir(given[0])
+        inputs = paths if args.weights is None else [*paths, args.weights]
+        targets = picture_paths(names, inputs, args.out, is_many=is_many)
         if args.save is not None:
-            check_save_path(args.save)
+            check_save_path(args.save, inputs)
 
         photos = list(zip(names, paths, strict=True))
-        todo = batches(photos, args.size, args.batch, failures)
+        todo = batches(photos, args.size, args.batch, failures, args.range)
         # Read before the model is built: without a photo there is nothing to wait for.
-        batch = next(todo, None)
-        if batch is None:
-            return failures
+        first = next(todo, None)
+        if first is None:
+            return
         if is_many:
             make_folder(targets[names[0]].parent)
         model, weights = _build(args, device)
         title = f"ViT-Adapter-{args.model.upper()}, {weights.title}"
-        backends = _warm_up(model, to_tensor(batch).to(device))
+        backends: dict[str, str] = {}
         totals = Totals()
+        drawn: list[Path] = []
         kept: dict[str, Tensor] = {}
         with progress(len(photos), is_shown=is_many) as show:
-            while batch is not None:
-                maps = _forward(model, to_tensor(batch).to(device), totals)
-                for index, photo in enumerate(batch, start=1):
-                    own = [each[index - 1].cpu() for each in maps]
-                    _draw(photo, own, title, targets[photo.name])
-                    if args.save is not None:
-                        kept |= _named(photo, own)
-                    show(totals.photos - len(batch) + index + len(failures))
-                batch = next(todo, None)
-        if args.save is not None:
-            _save(args, weights, kept)
+            for batch in itertools.chain([first], todo):
+                try:
+                    image = to_tensor(batch).to(device)
+                    backends = backends or _warm_up(model, image)
+                    maps = _forward(model, image, totals)
+                except (MemoryError, RuntimeError) as error:
+                    failures += [_told(photo.name, error) for photo in batch]
+                    continue
+                for index, photo in enumerate(batch):
+                    try:
+                        own = [each[index].cpu() for each in maps]
+                        if args.save is not None:
+                            kept |= _named(photo, own)
+                        _draw(photo, own, title, targets[photo.name])
+                    except (CommandError, MemoryError, RuntimeError) as error:
+                        failures.append(_told(photo.name, error))
+                    else:
+                        drawn.append(targets[photo.name])
+                    show(len(drawn) + len(failures))
+        if totals.photos == 0:
+            return
+        is_saved = args.save is not None and _save(args, weights, kept, failures)
 
-    picture = next(iter(targets.values()))
     facts = {
         "photo": str(paths[0]) if args.photos else f"{paths[0].name}, which comes with the library",
         "model": f"vit_adapter_{args.model}, {_millions(model)} parameters",
@@ -167,26 +199,17 @@ def _run(args: argparse.Namespace) -> list[str]:
         "not counted",
         "speed": f"{totals.photos / totals.seconds:.2f} images/s",
         "peak memory": _peak_memory(device),
-        "picture": str(picture),
+        "picture": str(drawn[0]) if drawn else "none",
     }
     if is_many:
         facts["photo"] = f"{totals.photos} of {len(photos)}"
         facts["speed"] += f" in batches of up to {args.batch}"
-        facts["picture"] = f"{totals.photos} in {picture.parent}"
-    if args.save is not None:
+        facts["picture"] = f"{len(drawn)} in {targets[names[0]].parent}"
+    if is_saved:
         facts["maps"] = str(args.save)
+    if failures:
+        facts["errors"] = f"{len(failures)}, told below"
     print_report(totals, ViTAdapter.strides, facts)
-    return failures
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
-        return value
-
-    return integer
 
 
 def _device(name: str | None) -> torch.device:
@@ -203,7 +226,8 @@ def _build(args: argparse.Namespace, device: torch.device) -> tuple[ViTAdapter, 
         text = f"random (seed {args.seed}): these are the features of an untrained network"
         return model.eval().to(device), _Weights(text, "random weights")
     found = load_checkpoint(model, args.weights)
-    text, title = f"{args.weights} ({found.format})", f"weights {args.weights.name}"
+    text = f"{printable(str(args.weights))} ({found.format})"
+    title = f"weights {printable(args.weights.name)}"
     # Of all formats, only that of trained ViT-Adapters has the adapter.
     if found.format != "upstream":
         text += f": ViT only; the adapter is random (seed {args.seed})"
@@ -261,28 +285,35 @@ def _forward(model: ViTAdapter, image: Tensor, totals: Totals) -> list[Tensor]:
 
 
 def _draw(photo: Photo, maps: Sequence[Tensor], title: str, target: Path) -> None:
-    picture = draw_features(photo.pixels, maps, ViTAdapter.strides, title=title, name=photo.name)
+    name = printable(photo.name)
+    picture = draw_features(photo.pixels, maps, ViTAdapter.strides, title=title, name=name)
     with replacing(target) as part:
         picture.save(part, Image.registered_extensions()[target.suffix.lower()])
 
 
 def _named(photo: Photo, maps: Sequence[Tensor]) -> dict[str, Tensor]:
+    name = printable(photo.name)
     # Copied: a view would keep the maps of its whole batch in memory.
-    return {
-        f"{photo.name}.level{level}": each[None].clone() for level, each in enumerate(maps, start=1)
-    }
+    return {f"{name}.level{level}": each[None].clone() for level, each in enumerate(maps, start=1)}
 
 
-def _save(args: argparse.Namespace, weights: _Weights, kept: dict[str, Tensor]) -> None:
+def _save(
+    args: argparse.Namespace, weights: _Weights, kept: dict[str, Tensor], failures: list[str]
+) -> bool:
     metadata = {
         "format": "pt",
         "model": f"vit_adapter_{args.model}",
-        "size": str(args.size),
+        "size": size_text(args.size),
         "weights": weights.text,
         "vitadapter_fast": __version__,
     }
-    with replacing(args.save) as part:
-        save_file(kept, part, metadata=metadata)
+    try:
+        with replacing(args.save) as part:
+            save_file(kept, part, metadata=metadata)
+    except CommandError as error:
+        failures.append(str(error))
+        return False
+    return True
 
 
 def _millions(model: ViTAdapter) -> str:
@@ -305,9 +336,3 @@ def _peak_memory(device: torch.device) -> str:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # macOS counts bytes, the others KiB.
     return f"{peak / (2**20 if sys.platform == 'darwin' else 2**10):.0f} MiB of this process"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(
-        error, (MemoryError, torch.cuda.OutOfMemoryError)
-    ) or "can't allocate memory" in str(error)

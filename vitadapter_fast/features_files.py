@@ -4,39 +4,40 @@
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .features_photos import SUFFIXES, CommandError
+from .features_photos import CommandError, photo_suffixes
 
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def picture_paths(
-    names: Sequence[str], photos: Sequence[Path], out: Path | None, *, is_many: bool
+    names: Sequence[str], inputs: Sequence[Path], out: Path | None, *, is_many: bool
 ) -> dict[str, Path]:
     """Return where the picture of each photo goes, by name.
 
     Args:
         names: Unique name of each photo.
-        photos: Path of each, which no picture may replace.
+        inputs: Photos and weights, which no picture may replace.
         out: A file, or a folder; None for ``features.png`` or, for many, the folder ``features``.
         is_many: Whether ``out`` has to be a folder, which may not exist yet.
 
     Raises:
-        CommandError: ``out`` is of the wrong kind, or one of the photos.
+        CommandError: ``out`` is of the wrong kind, or one of the inputs.
     """
     if is_many:
         folder = Path("features") if out is None else out
-        if folder.suffix.lower() in SUFFIXES or (folder.exists() and not folder.is_dir()):
+        is_file = os.path.exists(folder) and not os.path.isdir(folder)
+        if is_file or folder.suffix.lower() in photo_suffixes():
             raise CommandError(f"--out {folder}: wanted a folder, for the pictures of many photos")
         targets = {name: folder / f"{name}.png" for name in names}
     else:
         picture = Path("features.png") if out is None else out
-        if picture.is_dir():
+        if os.path.isdir(picture):
             picture = picture / f"{names[0]}.png"
         if picture.suffix.lower() not in _PICTURE_SUFFIXES:
             raise CommandError(
@@ -44,18 +45,16 @@ def picture_paths(
             )
         _check_folder("--out", picture)
         targets = {names[0]: picture}
-    inputs = {os.path.realpath(path) for path in photos}
-    for target in targets.values():
-        if os.path.realpath(target) in inputs:
-            raise CommandError(f"--out: {target} is one of the photos and would be overwritten")
+    _check_inputs("--out", targets.values(), inputs)
     return targets
 
 
-def check_save_path(path: Path) -> None:
-    """Raise CommandError unless feature maps can go to ``path``."""
-    if path.suffix != ".safetensors" or path.is_dir():
+def check_save_path(path: Path, inputs: Sequence[Path]) -> None:
+    """Raise CommandError unless feature maps can go to ``path``, which is no input."""
+    if path.suffix != ".safetensors" or os.path.isdir(path):
         raise CommandError(f"--save {path}: wanted a file name that ends in .safetensors")
     _check_folder("--save", path)
+    _check_inputs("--save", [path], inputs)
 
 
 def make_folder(folder: Path) -> None:
@@ -77,8 +76,9 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         CommandError: The file cannot be written; ``path`` is as before.
     """
-    # In the target's folder, because only within one file system is a replacement atomic.
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    # In the target's folder, because only within one file system is a replacement atomic; cut,
+    # because a name of 255 bytes has no room for more.
+    part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
     try:
         part.touch(exist_ok=False)
         mode = part.stat().st_mode
@@ -95,5 +95,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _check_folder(option: str, path: Path) -> None:
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise CommandError(f"{option} {path}: the folder {path.parent} does not exist")
+
+
+def _check_inputs(option: str, targets: Iterable[Path], inputs: Iterable[Path]) -> None:
+    taken = {os.path.realpath(path) for path in inputs}
+    for target in targets:
+        if os.path.realpath(target) in taken:
+            raise CommandError(
+                f"{option}: {target} is one of the inputs and would be overwritten; name another"
+            )

@@ -122,7 +122,7 @@ def draw_features(
     draw.text((_MARGIN, baseline), _cut(title, title_font, room), _INK, title_font, "ls")
     draw.text((_WIDTH - _MARGIN, baseline), _NOTE, _FAINT, note_font, "rs")
 
-    captions = [(name, f"{W} x {H}")]
+    captions = [(name, f"{H} x {W}")]
     images = [Image.fromarray(pixels).resize(panels[0][2:], Image.Resampling.LANCZOS)]
     colors: Tensor | None = None
     for level, (feature_map, stride) in enumerate(zip(maps, strides, strict=True), start=1):

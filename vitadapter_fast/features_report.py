@@ -85,7 +85,7 @@ def print_report(totals: Totals, strides: Sequence[int], facts: dict[str, str]) 
     table = Table(box=box.SIMPLE, header_style="bold", pad_edge=False)
     has_sizes = len(sizes) > 1
     if has_sizes:
-        table.add_column("photos")
+        table.add_column("photos [H x W]")
     for heading in ("level", "stride"):
         table.add_column(heading, justify="right")
     table.add_column("shape [C, h, w]")
@@ -98,7 +98,7 @@ def print_report(totals: Totals, strides: Sequence[int], facts: dict[str, str]) 
                 " x ".join(map(str, shape)),
                 str(dtype).removeprefix("torch."),
             )
-            label = f"{count} of {W} x {H}" if index == 0 else ""
+            label = f"{count} of {H} x {W}" if index == 0 else ""
             table.add_row(*((label, *row) if has_sizes else row), end_section=index == 3)
     console.print(table)
     if len(sizes) > _LISTED_SIZES:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import model as presets
 from . import ops
+from .command import MAX_BATCH, add_size, whole_number
 from .cost import BoxCost, Cost, cost
 from .errors import BackendUnavailable
 from .ops import _native
@@ -225,35 +226,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print what a forward pass of this model costs in training, box by box, from shapes "
         "alone",
     )
+    add_size(parser, "with --cost, that of every image", _SIZE, is_preset=False)
     parser.add_argument(
-        "--size",
-        type=_image_size,
-        metavar="N|HxW",
-        help=f"with --cost: height and width of an image in pixels (default: {_SIZE})",
-    )
-    parser.add_argument(
-        "--batch", type=_batch, metavar="N", help="with --cost: number of images (default: 1)"
+        "--batch",
+        type=whole_number(1, MAX_BATCH),
+        metavar="N",
+        help="with --cost: images that run together (default: 1)",
     )
 
 
-_SIZE = 1024
-
-
-def _image_size(text: str) -> tuple[int, int]:
-    height, by, width = text.partition("x")
-    try:
-        hw = int(height), int(width if by else height)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be N or HxW, got {text!r}") from None
-    if min(hw) < 32:
-        raise argparse.ArgumentTypeError(f"must be at least 32, got {text}")
-    return hw
-
-
-def _batch(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a number of images, at least 1, got {text!r}")
-    return int(text)
+_SIZE = (1024, 1024)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -267,9 +249,9 @@ def run(args: argparse.Namespace) -> int:
 
     console = Console()
     if args.cost is not None:
-        return _print_cost(console, args.cost, args.size or (_SIZE, _SIZE), args.batch or 1)
+        return _print_cost(console, args.cost, args.size or _SIZE, args.batch or 1)
     if args.size is not None or args.batch is not None:
-        sys.stderr.write("error: --size and --batch need --cost\n")
+        sys.stderr.write("error: --size and --batch need --cost; add --cost s, b, l or g\n")
         return 1
     listing = Table(show_header=False, box=None, pad_edge=False)
     for name, fact in facts().items():
@@ -311,7 +293,7 @@ def _print_cost(console: Any, name: str, hw: tuple[int, int], batch: int) -> int
     for box in (*costs.boxes, total):
         grid.add_row(
             box.name,
-            f"{box.flops / 1e9:,.1f}",
+            _billions(box.flops),
             f"{box.flops / total.flops:.0%}",
             _mebibytes(box.bytes_moved),
             _mebibytes(box.parameter_bytes),
@@ -323,8 +305,19 @@ def _print_cost(console: Any, name: str, hw: tuple[int, int], batch: int) -> int
     return 0
 
 
+# At 80 columns there is room for nine characters: a table that is cut says nothing.
+_UNITS = {"MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50, "EiB": 2**60}
+
+
 def _mebibytes(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:,.1f} MiB" if num_bytes < 2**30 else f"{num_bytes / 2**30:,.2f} GiB"
+    unit = next((name for name, size in _UNITS.items() if num_bytes < size * 2**10), "EiB")
+    value = num_bytes / _UNITS[unit]
+    digits = 0 if value >= 999.95 else 1 if value >= 99.995 or unit == "MiB" else 2
+    return f"{value:,.{digits}f} {unit}"
+
+
+def _billions(count: int) -> str:
+    return f"{count / 1e9:,.1f}" if count < 1e15 else f"{count / 1e9:.3g}"
 
 
 def _self_test(console: Any, found: dict[str, dict[str, str | None]]) -> int:

@@ -16,13 +16,14 @@ import torch
 
 from .. import model as presets
 from ..checkpoint import load_checkpoint
+from ..command import add_size, is_out_of_memory, size_text, whole_number
 from ..errors import CheckpointError, ExportError
 from ..model import ViTAdapter
 from ..model.config import PRESETS
 from ..model.grid import STRIDES
-from ._onnx import MODES, export_onnx
+from ._onnx import MODES, OPSETS, export_onnx
 from ._parity import TOLERANCE, Parity
-from ._program import check_size
+from ._program import MIN_DYNAMIC_SIZE, check_size
 from ._pt2 import export_pt2
 
 
@@ -45,12 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, metavar="FILE", help="ends in .onnx or .pt2"
     )
     parser.add_argument("--force", action="store_true", help="replace --out if it exists")
-    parser.add_argument(
-        "--size",
-        type=_size,
-        default=(512, 512),
-        metavar="HxW",
-        help="image in pixels, multiples of 32 (default: 512x512); others work too unless --static",
+    add_size(
+        parser,
+        "multiples of 32; where the file is checked, with --static all it takes",
+        (512, 512),
     )
     parser.add_argument(
         "--static", action="store_true", help="fix the image to --size, and the batch to 1"
@@ -58,12 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--onnx-mode",
         choices=MODES,
-        default="gather",
-        help="standard operators only (gather, default), or TensorRT's plugin for the deformable "
-        "attention",
+        help="of ONNX: standard operators only (gather, default), or TensorRT's plugin for the "
+        "deformable attention",
     )
     parser.add_argument(
-        "--opset", type=int, default=20, metavar="N", help="of ONNX, 18 to 23 (default: 20)"
+        "--opset",
+        type=whole_number(OPSETS[0], OPSETS[-1]),
+        metavar="N",
+        help=f"of ONNX, {OPSETS[0]} to {OPSETS[-1]} (default: 20)",
     )
 
 
@@ -79,13 +80,28 @@ def run(args: argparse.Namespace) -> int:
     try:
         _run(args)
     except (CheckpointError, ExportError, ValueError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return 0
+        failure = str(error)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        failure = f"{args.out}: out of memory; lower --size, or take a smaller --model"
+    else:
+        return 0
+    sys.stderr.write(f"error: {failure}\n")
+    return 1
 
 
 def _run(args: argparse.Namespace) -> None:
-    if args.out.exists():
+    if args.format != "onnx" and not args.opset is args.onnx_mode is None:
+        raise ExportError(f"--opset and --onnx-mode are of --format onnx, got {args.format}")
+    H, W = check_size(args.size)
+    if not args.static and min(args.size) < MIN_DYNAMIC_SIZE:
+        raise ExportError(
+            f"--size {size_text(args.size)}: sides are from {MIN_DYNAMIC_SIZE} up unless --static "
+            "fixes them; add it, or take a larger size"
+        )
+    # Not Path.exists, which raises where a name is too long.
+    if os.path.lexists(args.out):
         if args.weights is not None and os.path.realpath(args.out) == os.path.realpath(
             args.weights
         ):
@@ -101,10 +117,9 @@ def _run(args: argparse.Namespace) -> None:
         part = "" if found.format == "upstream" else ": ViT only; the adapter is random (seed 0)"
         sys.stdout.write(f"weights: {args.weights} ({found.format}){part}\n")
 
-    H, W = args.size
     image_size = args.size if args.static else None
-    # Another height and another width; dynamic sides start at 64.
-    check_sizes = [args.size, (max(64, H // 64 * 32), W + 32)]
+    # Another height and another width.
+    check_sizes = [args.size, (max(MIN_DYNAMIC_SIZE, H // 64 * 32), W + 32)]
     start = time.perf_counter()
     with _progress(f"{args.format} of vit_adapter_{args.model}"), _quiet():
         if args.format == "pt2":
@@ -114,8 +129,8 @@ def _run(args: argparse.Namespace) -> None:
                 model,
                 args.out,
                 image_size,
-                mode=args.onnx_mode,
-                opset=args.opset,
+                mode=args.onnx_mode or "gather",
+                opset=args.opset or 20,
                 check_sizes=check_sizes,
             )
     for parity in parities:
@@ -134,16 +149,6 @@ def _line(parity: Parity) -> str:
     return f"{H}x{W}: error relative to the peak: {errors} (allowed {TOLERANCE:.0e})"
 
 
-def _size(text: str) -> tuple[int, int]:
-    try:
-        H, W = map(int, text.lower().split("x"))
-        return check_size((H, W))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"must be HxW, multiples of 32 such as 512x640, got {text}"
-        ) from error
-
-
 @contextmanager
 def _progress(what: str) -> Iterator[None]:
     """Show that something happens, which takes a minute, if stderr is a terminal."""
@@ -156,7 +161,8 @@ def _progress(what: str) -> Iterator[None]:
     if not console.is_terminal:
         yield
         return
-    with console.status(f"Exporting {what}"):
+    # A spinner of ASCII, which every console shows.
+    with console.status(f"Exporting {what}", spinner="line"):
         yield
 
 

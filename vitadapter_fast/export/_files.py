@@ -18,16 +18,25 @@ def appearing(path: str | os.PathLike[str]) -> Iterator[Path]:
     What is written beside it moves along, so that large ONNX models keep their weights' file.
 
     Raises:
-        ExportError: The folder is missing or a file cannot be written.
+        ExportError: The folder is missing, the path is no text, or a file cannot be written.
     """
     path = Path(path)
-    if not path.parent.is_dir() or path.is_dir():
-        what = "it is a folder" if path.is_dir() else f"the folder {path.parent} does not exist"
+    # Not Path.is_dir, which raises where a name is too long.
+    is_folder = os.path.isdir(path)
+    if is_folder or not os.path.isdir(path.parent):
+        what = "it is a folder" if is_folder else f"the folder {path.parent} does not exist"
         raise ExportError(f"{path}: cannot be written: {what}")
+    try:
+        os.path.abspath(path).encode()
+    except UnicodeEncodeError:
+        raise ExportError(
+            f"{path}: cannot be written: the libraries that write it take paths of UTF-8 text "
+            "alone; choose such a path, and move the file afterward"
+        ) from None
     try:
         # In the target's folder, because only within one file system is a replacement atomic.
         with tempfile.TemporaryDirectory(
-            prefix=f".{path.name}.", suffix=".part", dir=path.parent
+            prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent
         ) as folder:
             yield Path(folder) / path.name
             others = sorted(each for each in Path(folder).iterdir() if each.name != path.name)

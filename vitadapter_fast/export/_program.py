@@ -2,13 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model in, its graph as torch.export sees it out."""
 
+from collections.abc import Sequence
+
 import torch
 from torch.export import Dim, ExportedProgram
 
+from ..command import is_whole
 from ..model import ViTAdapter
 from ..model.grid import SIZE_MULTIPLE
 from ..model.vit import Attention
 
+MIN_DYNAMIC_SIZE = 2 * SIZE_MULTIPLE
 _TRACED_BATCH = 2
 _TRACED_CELLS = 33  # of 32 pixels
 
@@ -32,10 +36,12 @@ def export_program(
         [B, C, H / s, W / s] for s = 4, 8, 16, 32.
 
     Raises:
-        ValueError: The model is in training mode, or a size is wrong.
+        ValueError: The model is in training mode, or a size or the batch is wrong.
     """
     if model.training:
         raise ValueError("export: wanted a model in eval mode; call model.eval() first")
+    if not is_whole(batch) or batch < 1:
+        raise ValueError(f"export: batch must be a whole number, at least 1, got {batch!r}")
     is_dynamic = image_size is None
     hw = _traced_hw(model) if image_size is None else check_size(image_size)
     weight = model.patch_embed.proj.weight
@@ -47,19 +53,41 @@ def export_program(
         return torch.export.export(model, (image,), dynamic_shapes=sizes if is_dynamic else None)
 
 
-def check_size(image_size: tuple[int, int]) -> tuple[int, int]:
+def check_size(image_size: Sequence[int]) -> tuple[int, int]:
     """Return (H, W).
 
     Raises:
-        ValueError: They are not multiples of 32.
+        ValueError: They are not two multiples of 32.
     """
-    H, W = image_size
+    sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size,)
+    if len(sides) != 2 or not all(map(is_whole, sides)):
+        raise ValueError(f"export: image_size must be (H, W) in pixels, got {image_size!r}")
+    H, W = sides
     if H < SIZE_MULTIPLE or W < SIZE_MULTIPLE or H % SIZE_MULTIPLE or W % SIZE_MULTIPLE:
         raise ValueError(
             f"export: image_size must be positive multiples of {SIZE_MULTIPLE}, got {H} x {W}; pad "
             "images on the right and bottom with zeros, as the model does"
         )
     return H, W
+
+
+def sizes_to_check(
+    image_size: tuple[int, int] | None, check_sizes: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Return the sizes at which a file is compared: its own, or those asked for if it has none.
+
+    Raises:
+        ValueError: There is none, or the file would not take one.
+    """
+    if image_size is not None:
+        return [check_size(image_size)]
+    sizes = [check_size(each) for each in check_sizes]
+    if not sizes or min(map(min, sizes)) < MIN_DYNAMIC_SIZE:
+        raise ValueError(
+            f"export: check_sizes must be one or more (H, W) from {MIN_DYNAMIC_SIZE} up where "
+            f"sizes are dynamic, got {list(check_sizes)}"
+        )
+    return sizes
 
 
 def _traced_hw(model: ViTAdapter) -> tuple[int, int]:

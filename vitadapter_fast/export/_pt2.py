@@ -11,7 +11,7 @@ from torch import Tensor
 from ..model import ViTAdapter
 from ._files import appearing
 from ._parity import CHECKED_SIZES, Parity, compare
-from ._program import export_program
+from ._program import export_program, sizes_to_check
 
 
 def export_pt2(
@@ -45,7 +45,7 @@ def export_pt2(
     """
     if not str(path).endswith(".pt2"):
         raise ValueError(f"export: wanted a file name that ends in .pt2, got {path}")
-    sizes = check_sizes if image_size is None else [image_size]
+    sizes = sizes_to_check(image_size, check_sizes)
     with appearing(path) as part:
         program = export_program(model, image_size, batch=batch)
         # Prepacks weights for oneDNN, at the cost of gradients, which an inference package has not.
