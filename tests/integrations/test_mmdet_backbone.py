@@ -19,7 +19,7 @@ pytest.importorskip("mmengine")
 pytest.importorskip("mmcv")
 
 from mmengine.model import BaseModule  # noqa: E402
-from mmengine.optim import build_optim_wrapper  # noqa: E402
+from mmengine.optim import LinearLR, OptimWrapper, build_optim_wrapper  # noqa: E402
 from mmengine.registry import MODELS  # noqa: E402
 from mmengine.runner import load_checkpoint  # noqa: E402
 
@@ -273,11 +273,32 @@ def test_optimizer_constructor_decays_rates_by_layer(name: str) -> None:
     wrapper = build_optim_wrapper(model, config)
     groups = {group["group_name"]: group for group in wrapper.optimizer.param_groups}
     first = groups["layer_0_no_decay"]
-    assert "backbone.pos_embed" in first["param_names"]
+    assert "backbone.pos_embed" in first["parameter_names"]
     assert (first["lr"], first["weight_decay"]) == (1e-4 * 0.5**5, 0.0)
     last = groups["layer_5_decay"]
-    assert "head.weight" in last["param_names"]
+    assert "head.weight" in last["parameter_names"]
     assert (last["lr"], last["weight_decay"]) == (1e-4, 0.05)
+
+
+def test_optimizer_wrapper_takes_another_group_a_schedule_and_its_state() -> None:
+    def wrapped(model: nn.Module, extra: nn.Module) -> OptimWrapper:
+        config = optimizer_config(num_layers=4, layer_decay_rate=0.5)
+        wrapper: OptimWrapper = build_optim_wrapper(model, config)
+        wrapper.optimizer.add_param_group({"params": extra.parameters(), "lr": 1.0})
+        return wrapper
+
+    model, extra = nn.Module(), nn.Linear(2, 2)
+    model.backbone = build()
+    wrapper = wrapped(model, extra)
+    first = wrapper.get_lr()["lr"]
+    wrapper.update_params(extra(torch.ones(1, 2)).sum())
+    LinearLR(wrapper, start_factor=0.5, by_epoch=False, end=9)
+    assert wrapper.get_lr()["lr"] == pytest.approx([0.5 * rate for rate in first])
+    other = wrapped(model, extra)
+    other.load_state_dict(wrapper.state_dict())
+    assert other.get_lr() == wrapper.get_lr()
+    saved, loaded = (each.optimizer.state[extra.weight] for each in (wrapper, other))
+    assert saved.keys() == loaded.keys() and all(torch.equal(saved[k], loaded[k]) for k in saved)
 
 
 @pytest.mark.parametrize(
