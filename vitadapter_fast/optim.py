@@ -55,7 +55,10 @@ def layer_decay_groups(
 
     Returns:
         Dicts with ``params``, ``lr`` and ``weight_decay`` for the optimizer, and for reports
-        ``lr_scale``, ``group_name`` and ``param_names``; from the first layer to the last.
+        ``lr_scale``, ``group_name`` and ``parameter_names``; from the first layer to the last.
+        Others may stand beside them: ``AdamW([*groups, {"params": head.parameters()}])``. Of
+        groups with names (``{"params": head.named_parameters()}``) torch wants all or none: for
+        those, copy ``parameter_names`` to ``param_names`` in each of ours.
 
     Raises:
         ValueError: There is not exactly one ViTAdapter, or a number is wrong.
@@ -90,10 +93,11 @@ def layer_decay_groups(
                 "weight_decay": weight_decay if is_decayed else 0.0,
                 "lr_scale": scale,
                 "group_name": f"layer_{layer}_{'decay' if is_decayed else 'no_decay'}",
-                "param_names": [],
+                # Not param_names: with that key torch 2.6 takes only groups that have it, too.
+                "parameter_names": [],
             }
         groups[layer, is_decayed]["params"].append(parameter)
-        groups[layer, is_decayed]["param_names"].append(name)
+        groups[layer, is_decayed]["parameter_names"].append(name)
     ordered = [groups[key] for key in sorted(groups)]
     for group in ordered:
         _log.debug(

@@ -21,7 +21,8 @@ from detectron2.layers import ShapeSpec  # noqa: E402
 from detectron2.modeling import build_backbone, build_model  # noqa: E402
 from detectron2.modeling.backbone import FPN, Backbone  # noqa: E402
 from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate  # noqa: E402
-from detectron2.solver import get_default_optimizer_params  # noqa: E402
+from detectron2.solver import LRMultiplier, get_default_optimizer_params  # noqa: E402
+from fvcore.common.param_scheduler import ConstantParamScheduler  # noqa: E402
 
 import vitadapter_fast  # noqa: E402
 from vitadapter_fast.configs import config_path  # noqa: E402
@@ -260,6 +261,18 @@ def test_decay_rate_serves_detectron2s_parameter_groups() -> None:
     )
     (group,) = (g for g in groups if any(p is model.backbone.pos_embed for p in g["params"]))
     assert (group["lr"], group["weight_decay"]) == (0.5**5, 0.0)
+
+
+def test_schedule_of_detectron2_takes_the_groups_beside_ones_own() -> None:
+    model = nn.Module()
+    model.backbone = ViTAdapter(**TINY)
+    groups = layer_decay_groups(model, lr=1.0, weight_decay=0.05, layer_decay=0.5)
+    own = get_default_optimizer_params(nn.Linear(2, 2), base_lr=0.1)
+    optimizer = torch.optim.AdamW([*groups, *own])
+    first = [group["lr"] for group in optimizer.param_groups]
+    LRMultiplier(optimizer, ConstantParamScheduler(0.5), max_iter=9)
+    now = [group["lr"] for group in optimizer.param_groups]
+    assert now == pytest.approx([0.5 * rate for rate in first]) and len(now) > len(groups)
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,16 @@ pytest.importorskip("mmengine")
 pytest.importorskip("mmcv")
 
 from mmengine.model import BaseModule  # noqa: E402
-from mmengine.optim import build_optim_wrapper  # noqa: E402
+from mmengine.optim import LinearLR, OptimWrapper, build_optim_wrapper  # noqa: E402
 from mmengine.registry import MODELS  # noqa: E402
 from mmengine.runner import load_checkpoint  # noqa: E402
 
 import vitadapter_fast  # noqa: E402
-from vitadapter_fast.integrations.mmdet import ViTAdapter, ViTAdapterLayerDecay  # noqa: E402
+from vitadapter_fast.integrations.mmdet import (  # noqa: E402
+    SegmentationViTAdapter,
+    ViTAdapter,
+    ViTAdapterLayerDecay,
+)
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
@@ -51,7 +55,8 @@ def same(left: nn.Module, right: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("framework", ["mmdet", "mmseg"])
 def test_is_registered_with_framework(framework: str) -> None:
     registry = pytest.importorskip(f"{framework}.registry").MODELS
-    assert registry.get("ViTAdapter") is ViTAdapter
+    wanted = SegmentationViTAdapter if framework == "mmseg" else ViTAdapter
+    assert registry.get("ViTAdapter") is registry.get(f"{framework}.ViTAdapter") is wanted
 
 
 def test_maps_are_those_of_the_plain_model() -> None:
@@ -155,6 +160,33 @@ def test_init_weights_loads_a_dinov2_file(given: Any, tmp_path: Path) -> None:
     assert not same(backbone, adapted(tensors))
     backbone.init_weights()
     assert same(backbone, adapted(tensors)) and same(backbone, drawn)
+
+
+@pytest.mark.parametrize("prefix", ["teacher.backbone.", "teacher.backbone", "student.backbone"])
+def test_prefix_chooses_among_several_vits(prefix: str, tmp_path: Path) -> None:
+    held = {}
+    for seed, name in enumerate(("student", "teacher")):
+        torch.manual_seed(seed)
+        held[name] = vitadapter_fast.ViTAdapter(**WINDOWED).state_dict()
+    file = {f"{n}.backbone.{key}": t for n, state in held.items() for key, t in state.items()}
+    path = saved(file, tmp_path / "both.pth")
+    init_cfg = {"type": "Pretrained", "checkpoint": str(path), "prefix": prefix}
+    backbone = build(init_cfg=init_cfg)
+    backbone.init_weights()
+    assert same(backbone, held[prefix.partition(".")[0]])
+
+
+def test_usual_prefix_is_no_choice(tmp_path: Path) -> None:
+    """Of a file with an average beside the weights, neither is called so."""
+    state = {
+        f"backbone.{k}": v for k, v in vitadapter_fast.ViTAdapter(**WINDOWED).state_dict().items()
+    }
+    path = saved({"state_dict": state, "state_dict_ema": state}, tmp_path / "both.pth")
+    backbone = build(
+        init_cfg={"type": "Pretrained", "checkpoint": str(path), "prefix": "backbone."}
+    )
+    backbone.init_weights()
+    assert torch.equal(backbone.pos_embed, state["backbone.pos_embed"])
 
 
 def test_failed_loading_can_be_repeated(tmp_path: Path) -> None:
@@ -273,11 +305,32 @@ def test_optimizer_constructor_decays_rates_by_layer(name: str) -> None:
     wrapper = build_optim_wrapper(model, config)
     groups = {group["group_name"]: group for group in wrapper.optimizer.param_groups}
     first = groups["layer_0_no_decay"]
-    assert "backbone.pos_embed" in first["param_names"]
+    assert "backbone.pos_embed" in first["parameter_names"]
     assert (first["lr"], first["weight_decay"]) == (1e-4 * 0.5**5, 0.0)
     last = groups["layer_5_decay"]
-    assert "head.weight" in last["param_names"]
+    assert "head.weight" in last["parameter_names"]
     assert (last["lr"], last["weight_decay"]) == (1e-4, 0.05)
+
+
+def test_optimizer_wrapper_takes_another_group_a_schedule_and_its_state() -> None:
+    def wrapped(model: nn.Module, extra: nn.Module) -> OptimWrapper:
+        config = optimizer_config(num_layers=4, layer_decay_rate=0.5)
+        wrapper: OptimWrapper = build_optim_wrapper(model, config)
+        wrapper.optimizer.add_param_group({"params": extra.parameters(), "lr": 1.0})
+        return wrapper
+
+    model, extra = nn.Module(), nn.Linear(2, 2)
+    model.backbone = build()
+    wrapper = wrapped(model, extra)
+    first = wrapper.get_lr()["lr"]
+    wrapper.update_params(extra(torch.ones(1, 2)).sum())
+    LinearLR(wrapper, start_factor=0.5, by_epoch=False, end=9)
+    assert wrapper.get_lr()["lr"] == pytest.approx([0.5 * rate for rate in first])
+    other = wrapped(model, extra)
+    other.load_state_dict(wrapper.state_dict())
+    assert other.get_lr() == wrapper.get_lr()
+    saved, loaded = (each.optimizer.state[extra.weight] for each in (wrapper, other))
+    assert saved.keys() == loaded.keys() and all(torch.equal(saved[k], loaded[k]) for k in saved)
 
 
 @pytest.mark.parametrize(

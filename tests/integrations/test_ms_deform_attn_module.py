@@ -150,26 +150,6 @@ def test_sizes_may_be_a_list(module: MSDeformAttn, inputs: Inputs) -> None:
     assert torch.equal(as_list, as_tensor)
 
 
-def test_sizes_in_a_tensor_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[Tensor] = []
-    read = Tensor.tolist
-    monkeypatch.setattr(Tensor, "tolist", lambda tensor: reads.append(tensor) or read(tensor))
-    sizes = torch.tensor(HW)
-    assert level_hw(sizes) == level_hw(sizes) == HW
-    assert len(reads) == 1
-    sizes[0, 0] = 8
-    assert level_hw(sizes)[0] == (8, 5)
-    assert len(reads) == 2
-
-
-def test_sizes_in_an_inference_tensor_are_read() -> None:
-    with torch.inference_mode():
-        sizes = torch.tensor(HW)
-        assert level_hw(sizes) == HW
-        sizes[0, 0] = 8
-        assert level_hw(sizes)[0] == (8, 5)
-
-
 def test_half_precision_keeps_locations_in_float32(module: MSDeformAttn, inputs: Inputs) -> None:
     low = module.bfloat16()
     query, points, _, features, _ = (part.bfloat16() for part in inputs)
@@ -248,6 +228,19 @@ def test_replacement_returns_with_the_last_handle() -> None:
     second.undo()
     second.undo()
     assert Owner.name == "original"
+
+
+def test_replacement_without_a_handle_lasts() -> None:
+    """What nobody keeps is gone at once, and its address and id are the next handle's."""
+    target = Target(Owner, "name", "new")
+    try:
+        Replacement([target])
+        for _ in range(3):
+            with Replacement([target]):
+                pass
+            assert Owner.name == "new"
+    finally:
+        Owner.name = "original"
 
 
 def test_replacement_leaves_what_others_replaced(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 """Real torchvision detectors on the adapter."""
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from tiny import WINDOWED
 from torch import Tensor
 
 pytest.importorskip("torchvision")
+
+from torchvision.models.detection import FasterRCNN, MaskRCNN  # noqa: E402
 
 from vitadapter_fast import ViTAdapter, vit_adapter_s  # noqa: E402
 from vitadapter_fast.integrations.torchvision import (  # noqa: E402
@@ -131,3 +134,40 @@ def test_presets_are_known_by_name() -> None:
 def test_errors_say_what_was_wanted_and_came(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("build", [faster_rcnn, mask_rcnn])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"frozen_vit": True},
+            r"'frozen_vit' \(it is the backbone's: {}\(vit_adapter_s\(frozen_vit=",
+        ),
+        ({"in_chans": 4}, r"'in_chans' \(it is the backbone's"),
+        ({"weights": "DEFAULT"}, r"'weights' \(pretrained=FILE loads a backbone"),
+        ({"weights_backbone": None}, r"'weights_backbone' \(it is pretrained=FILE here"),
+        ({"trainable_backbone_layers": 3}, r"'trainable_backbone_layers' \(.*frozen_vit=True"),
+        ({"progress": False}, r"'progress' \(nothing is downloaded"),
+        ({"min_sise": 64}, r"'min_sise' \(did you mean 'min_size'\?\)"),
+    ],
+)
+def test_keyword_that_torchvision_would_swallow_is_refused(
+    build: Callable[..., Any], wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message.format(build.__name__)):
+        build(tiny_adapter(), **wrong)
+
+
+@pytest.mark.parametrize(
+    ("build", "kind"), [(faster_rcnn, FasterRCNN), (mask_rcnn, MaskRCNN)], ids=["faster", "mask"]
+)
+def test_every_keyword_of_torchvision_is_taken(build: Callable[..., Any], kind: type) -> None:
+    settings = {
+        name: parameter.default
+        for name, parameter in signature(kind).parameters.items()
+        if parameter.default is not parameter.empty and name != "num_classes"
+    }
+    of_transform = {"size_divisible": 64, "fixed_size": None, "_skip_resize": True}
+    detector = build(tiny_adapter(), num_classes=3, **of_transform, **settings)
+    assert detector.transform.size_divisible == 64 and detector.transform._skip_resize

@@ -4,20 +4,26 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..model import ViTAdapter
 
 MODEL_KEYWORDS = frozenset(inspect.signature(ViTAdapter).parameters)
 
 
-def check_keywords(who: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+def check_keywords(
+    who: str,
+    given: Iterable[str],
+    allowed: Iterable[str],
+    elsewhere: Mapping[str, str] | None = None,
+) -> None:
     """Raise TypeError if a keyword is unknown, with the nearest known one.
 
     Args:
-        who: The class, for the message.
+        who: The class or function, for the message.
         given: Keywords as they came.
         allowed: Keywords that exist.
+        elsewhere: For keywords that exist in other places, how to say the same.
     """
     known = sorted(allowed)
     unknown = [name for name in given if name not in known]
@@ -25,6 +31,9 @@ def check_keywords(who: str, given: Iterable[str], allowed: Iterable[str]) -> No
         return
     hints = []
     for name in unknown:
+        if elsewhere and name in elsewhere:
+            hints.append(f"{name!r} ({elsewhere[name]})")
+            continue
         near = difflib.get_close_matches(name, known, n=1)
         hints.append(f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name))
     raise TypeError(

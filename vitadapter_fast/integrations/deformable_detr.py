@@ -3,8 +3,10 @@
 """Deformable-DETR's calls in, our kernels' results out: its module and its function.
 
 ``replace_mmcv_op`` makes mmcv and transformers use them, too. Sizes of levels may be lists of
-(h, w) everywhere. As tensors on a GPU they have to be read by the host, which waits for the device:
-once for each tensor, however many layers it is given to; at every call for inference tensors.
+(h, w) everywhere. A tensor of them on the CPU is read at every call. On a GPU reading waits for the
+device: once for each tensor, however many layers it is given to, and again after torch has written
+to it; at every call for inference tensors. Writes that torch does not count there (``sizes.data``,
+DLPack, other libraries' kernels, a replayed graph) are not seen: use a new tensor or a list.
 """
 
 import logging
@@ -22,6 +24,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .. import ops
 from ..model.deform_attn import DeformAttn
+from ..ops import _tensors
 from .replacement import Replacement, Target
 
 __all__ = ["MSDeformAttn", "MSDeformAttnFunction", "Replacement", "replace_mmcv_op"]
@@ -30,8 +33,9 @@ LevelSizes: TypeAlias = Tensor | Sequence[Sequence[int]]
 
 _log = logging.getLogger("vitadapter_fast")
 
-# Tensor of sizes -> its version when it was read, and what it held.
-_known_sizes: MutableMapping[Tensor, tuple[int, list[tuple[int, int]]]] = WeakTensorKeyDictionary()
+# Tensor of sizes on a device -> its version and address when it was read, and what it held.
+_known_sizes: MutableMapping[Tensor, tuple[tuple[int, int], list[tuple[int, int]]]]
+_known_sizes = WeakTensorKeyDictionary()
 
 
 class MSDeformAttnFunction:
@@ -222,10 +226,13 @@ def level_hw(sizes: LevelSizes) -> list[tuple[int, int]]:
         raise ValueError(
             f"ms_deform_attn: sizes of levels must be [L, 2] as (h, w), got {tuple(sizes.shape)}"
         )
-    if torch.compiler.is_compiling() or sizes.is_inference():
+    # On the CPU reading costs less than anything that would tell whether it is needed: through
+    # numpy, or .data, a tensor changes without a trace.
+    if _tensors.is_on_cpu(sizes) or torch.compiler.is_compiling() or sizes.is_inference():
         return _read(sizes)
-    if sizes not in _known_sizes or _known_sizes[sizes][0] != sizes._version:
-        _known_sizes[sizes] = (sizes._version, _read(sizes))
+    state = (sizes._version, sizes.data_ptr())
+    if sizes not in _known_sizes or _known_sizes[sizes][0] != state:
+        _known_sizes[sizes] = (state, _read(sizes))
     return list(_known_sizes[sizes][1])
 
 

@@ -2,11 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A config of mmdet 3, mmseg 1 or another OpenMMLab framework in, backbone and optimizer out.
 
-In a config: ``custom_imports = dict(imports=["vitadapter_fast.integrations.mmdet"])``.
+In a config: ``custom_imports = dict(imports=["vitadapter_fast.integrations.mmdet"])``. The
+original has two ViT-Adapters with the same keywords and tensors, one for detection and one for
+segmentation; here it is mmengine's scope and registry that tell which is meant.
 """
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -21,11 +26,13 @@ try:
     from mmengine.fileio import get_local_path
     from mmengine.model import BaseModule
     from mmengine.optim import DefaultOptimWrapperConstructor
-    from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+    from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, DefaultScope
 except ModuleNotFoundError as error:
     raise missing(
         __name__, error, "pip install mmengine mmcv==2.1.0 mmdet==3.3.0 or mmsegmentation==1.2.2"
     ) from error
+
+_log = logging.getLogger("vitadapter_fast")
 
 InitConfig: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 Path: TypeAlias = str | os.PathLike[str]
@@ -33,6 +40,8 @@ Path: TypeAlias = str | os.PathLike[str]
 _OWN_KEYWORDS = ("out_indices", "frozen_stages", "norm_cfg", "norm_eval", "init_cfg")
 _PRETRAINED_KEYWORDS = ("type", "checkpoint", "prefix", "map_location")
 _LAYER_DECAY_KEYWORDS = ("layer_decay_rate", "num_layers")
+# The prefix in detectors and segmentors, which the loader finds by itself.
+_USUAL_PREFIX = "backbone"
 
 
 # mmengine's own registry: those of mmdet, mmseg and the others look there for what they lack.
@@ -46,12 +55,15 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
     """
 
     _is_init: bool
+    # Of the original's code for the framework.
+    _default_vit_features = "last"
 
     def __init__(
         self,
         *,
         pretrained: Path | None = None,
         patch_method: PatchMethod = "bilinear",
+        vit_features: str | None = None,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         norm_cfg: Mapping[str, Any] | None = None,
@@ -64,16 +76,21 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
         Args:
             pretrained: Checkpoint in any format that ``load_checkpoint`` knows, a URL, or None.
             patch_method: How its patch kernel is resized, as in ``vitadapter_fast.ViTAdapter``.
+            vit_features: What the pyramid adds, "last" or "stages", as in
+                ``vitadapter_fast.ViTAdapter``; None takes that of the original's code: "stages" in
+                mmseg (built under its scope or by its registry), "last" elsewhere.
             out_indices: Which maps to return: 0, 1, 2, 3 for strides 4, 8, 16, 32. Layers that
                 serve only other maps take no gradients.
             frozen_stages: -1 trains everything. k from 0 fixes the patch embedding and the position
                 table, and the ViT blocks of the first k stages, which then stay in eval mode. The
-                adapter learns in any case; ``frozen_vit=True`` fixes the whole ViT for less memory.
+                adapter learns in any case; ``frozen_vit=True`` fixes the whole ViT for less memory,
+                and cuts the image's gradient there.
             norm_cfg: The adapter's norms as mmcv builds them, as dict(type="SyncBN"); None takes
                 ``norm`` ("auto" by default: SyncBN in training on several GPUs, else BN).
             norm_eval: Whether its batch norms keep their running statistics in training.
             init_cfg: Initializers of mmengine, run by ``init_weights``. Of type "Pretrained", it
-                is another way to say ``pretrained``.
+                is another way to say ``pretrained``; its ``prefix`` chooses among several ViTs in
+                the file.
             **kwargs: As of ``vitadapter_fast.ViTAdapter``: every keyword of the original's configs.
 
         Raises:
@@ -86,7 +103,15 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
                 f"ViTAdapter: wanted norm_cfg or norm, got both, {dict(norm_cfg)} and "
                 f"{kwargs['norm']!r}; remove one"
             )
-        super().__init__(**kwargs)
+        if vit_features is None:
+            scope = DefaultScope.get_current_instance()
+            is_in_mmseg = scope is not None and scope.scope_name == "mmseg"
+            kind = SegmentationViTAdapter if is_in_mmseg else type(self)
+            # Nothing is added: then neither are four stages needed, as in the original's light B.
+            kind = kind if kwargs.get("add_vit_feature", True) else ViTAdapter
+            vit_features = kind._default_vit_features
+            _log.info("ViTAdapter: vit_features is %r unless set", vit_features)
+        super().__init__(vit_features=vit_features, **kwargs)
         self.init_cfg = init_cfg
         self.pretrained = pretrained
         self.patch_method: PatchMethod = patch_method
@@ -119,7 +144,7 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
         """
         is_first = not self._is_init
         given = self.init_cfg
-        self.init_cfg, pretrained = self._split_init_cfg()
+        self.init_cfg, pretrained, prefer = self._split_init_cfg()
         try:
             super().init_weights()
         finally:
@@ -129,7 +154,7 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
             self._is_init = False
             # mmengine's own loader would leave out what does not fit.
             with get_local_path(os.fspath(pretrained)) as path:
-                load_checkpoint(self, path, patch_method=self.patch_method)
+                load_checkpoint(self, path, patch_method=self.patch_method, prefer=prefer)
             self._is_init = True
 
     def train(self, mode: bool = True) -> Self:
@@ -149,12 +174,12 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
         if f"{prefix}pos_embed" in state_dict:
             self._is_init = True
 
-    def _split_init_cfg(self) -> tuple[list[Mapping[str, Any]], Path | None]:
-        """Return the initializers, and the checkpoint."""
+    def _split_init_cfg(self) -> tuple[list[Mapping[str, Any]], Path | None, str | None]:
+        """Return the initializers, the checkpoint, and which of its sets of weights to take."""
         given = self.init_cfg or []
         cfgs = [given] if isinstance(given, Mapping) else list(given)
         files = [self.pretrained] if self.pretrained is not None else []
-        others = []
+        others, prefer = [], None
         for cfg in cfgs:
             kind = cfg.get("type")
             if getattr(kind, "__name__", kind) not in ("Pretrained", "PretrainedInit"):
@@ -167,13 +192,15 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
                     f"{dict(cfg)}; add it"
                 )
             files.append(cfg["checkpoint"])
+            prefix = (cfg.get("prefix") or "").rstrip(".")
+            prefer = prefix if prefix not in ("", _USUAL_PREFIX) else None
         if len(files) > 1:
             raise ValueError(
                 "ViTAdapter: wanted one checkpoint, got "
                 f"{' and '.join(str(file) for file in files)} in pretrained and init_cfg; remove "
                 "all but one"
             )
-        return others, files[0] if files else None
+        return others, files[0] if files else None, prefer
 
     def _freeze(self, stages: int) -> list[nn.Module]:
         """Fix the patch embedding and the blocks of the first stages; return them."""
@@ -191,6 +218,15 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
         for module in frozen:
             module.requires_grad_(False).eval()
         return frozen
+
+
+class SegmentationViTAdapter(ViTAdapter):
+    """The backbone as mmseg's registry has it: ``vit_features`` are "stages" unless set.
+
+    Source: segmentation/ of https://github.com/czczup/ViT-Adapter, whose only difference it is.
+    """
+
+    _default_vit_features = "stages"
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module(
@@ -219,8 +255,21 @@ class ViTAdapterLayerDecay(DefaultOptimWrapperConstructor):
                     "the packaged configs"
                 )
 
-    def add_params(self, params: list[dict[str, Any]], module: nn.Module, **kwargs: Any) -> None:
-        """Append the parameter groups of a model with a ViTAdapter in it to ``params``."""
+    def add_params(
+        self,
+        params: list[dict[str, Any]],
+        module: nn.Module,
+        prefix: str = "",
+        is_dcn_module: float | None = None,
+    ) -> None:
+        """Append the parameter groups of a model with a ViTAdapter in it to ``params``.
+
+        Args:
+            params: Changed in place.
+            module: The model.
+            prefix: Not used: names are the model's.
+            is_dcn_module: Not used: no layer is special.
+        """
         params += layer_decay_groups(
             module,
             lr=self.base_lr,
@@ -252,3 +301,33 @@ def _replace_norms(backbone: models.ViTAdapter, norm_cfg: Mapping[str, Any]) -> 
                     f"got {norm_cfg}: {type(error).__name__} {error}"
                 ) from error
             setattr(parent, name, built)
+
+
+def _register(framework: str, backbone: type[ViTAdapter]) -> None:
+    """Put a backbone into a framework's own registry, which comes before mmengine's.
+
+    Without it ``type="mmdet.ViTAdapter"`` is not found in mmdet, and mmseg would not know its own.
+    """
+    if find_spec(framework) is None:
+        return
+    try:
+        registry = import_module(f"{framework}.registry").MODELS
+    # Mostly AssertionError: they know only some versions of mmcv and mmengine.
+    except Exception as error:
+        _log.debug("%s: not registered in %s: %s", __name__, framework, error)
+        return
+    other = registry.module_dict.get("ViTAdapter")
+    if other is None:
+        registry.register_module(name="ViTAdapter", module=backbone)
+    else:
+        _log.warning(
+            '%s: %s has another "ViTAdapter" already, %s, which its configs build; name this one '
+            '"mmengine.ViTAdapter"',
+            __name__,
+            framework,
+            other.__module__,
+        )
+
+
+_register("mmdet", ViTAdapter)
+_register("mmseg", SegmentationViTAdapter)

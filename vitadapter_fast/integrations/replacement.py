@@ -35,7 +35,9 @@ class Target(NamedTuple):
 class _Held(NamedTuple):
     original: Any
     new: Any
-    handles: set[int]
+    # One object for each handle, kept here: a handle that nobody keeps is in force, too, and its
+    # own id would soon be another's.
+    handles: set[object]
 
 
 # By owner and name: what stood there, what stands there now, and which handles want it to.
@@ -54,21 +56,22 @@ class Replacement:
     def __init__(self, targets: Sequence[Target]) -> None:
         """Replace ``targets``; those that are replaced already stay as they are."""
         self.targets = tuple(targets)
+        self._mark = object()
         for owner, name, new in self.targets:
             held = _held.get((owner, name))
             if held is None or getattr(owner, name) is not held.new:
                 held = _held[owner, name] = _Held(getattr(owner, name), new, set())
                 setattr(owner, name, new)
-            held.handles.add(id(self))
+            held.handles.add(self._mark)
 
     def undo(self) -> None:
         """Put the originals back, unless another handle is in force; later calls do nothing."""
         for target in self.targets:
             owner, name, _ = target
             held = _held.get((owner, name))
-            if held is None or id(self) not in held.handles:
+            if held is None or self._mark not in held.handles:
                 continue
-            held.handles.remove(id(self))
+            held.handles.remove(self._mark)
             if held.handles:
                 continue
             del _held[owner, name]

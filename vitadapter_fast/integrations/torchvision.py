@@ -5,16 +5,19 @@
 import os
 from collections import OrderedDict
 from functools import partial
+from inspect import Parameter, signature
 from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from .. import model as models
 from ..model import ViTAdapter
 from ..model.norm import make_norm
+from ._common import MODEL_KEYWORDS, check_keywords
 
 LEVELS = ("0", "1", "2", "3")
 FPN_NORMS = ("none", "GN")
@@ -24,6 +27,15 @@ _BUILDERS = {
     "b": models.vit_adapter_b,
     "l": models.vit_adapter_l,
     "g": models.vit_adapter_g,
+}
+
+
+# What torchvision's own builders, as fasterrcnn_resnet50_fpn, take and its classes do not.
+_OF_BUILDERS = {
+    "weights": "pretrained=FILE loads a backbone; load_state_dict a whole detector",
+    "weights_backbone": "it is pretrained=FILE here",
+    "trainable_backbone_layers": "build the backbone with frozen_vit=True to fix the ViT",
+    "progress": "nothing is downloaded",
 }
 
 
@@ -93,13 +105,16 @@ def faster_rcnn(
         pretrained: Checkpoint for a preset, as for ``ViTAdapter``.
         out_channels: Channels of the pyramid network.
         fpn_norm: "none" or "GN", as for ``ViTAdapterFPN``.
-        **settings: Keywords of torchvision's ``FasterRCNN``. Its images have values in [0, 1], and
-            its mean and deviation are those that DINOv2 was trained with.
+        **settings: Keywords of torchvision's ``FasterRCNN`` and ``GeneralizedRCNNTransform``. Its
+            images have values in [0, 1], and its mean and deviation are those that DINOv2 was
+            trained with.
 
     Raises:
+        TypeError: A keyword is unknown; those of ``ViTAdapter`` go to the adapter.
         ValueError: The preset is unknown, or ``pretrained`` comes with an adapter.
         CheckpointError: ``pretrained`` does not fit.
     """
+    _check_settings("faster_rcnn", FasterRCNN, settings)
     body = _pyramid("faster_rcnn", backbone, pretrained, out_channels, fpn_norm)
     return FasterRCNN(body, num_classes, **settings)
 
@@ -114,8 +129,25 @@ def mask_rcnn(
     **settings: Any,
 ) -> MaskRCNN:
     """Build torchvision's Mask R-CNN on an adapter; arguments and errors as for ``faster_rcnn``."""
+    _check_settings("mask_rcnn", MaskRCNN, settings)
     body = _pyramid("mask_rcnn", backbone, pretrained, out_channels, fpn_norm)
     return MaskRCNN(body, num_classes, **settings)
+
+
+def _check_settings(who: str, detector: type[FasterRCNN], settings: dict[str, Any]) -> None:
+    """Raise TypeError for what torchvision's classes would pass over: they take any keyword."""
+    named = {
+        name
+        for kind in (detector, GeneralizedRCNNTransform)
+        for name, parameter in signature(kind).parameters.items()
+        if parameter.kind is not Parameter.VAR_KEYWORD
+    }
+    # One that its transform reads is in no signature.
+    own = {*signature(faster_rcnn).parameters, "_skip_resize"} - {"settings"}
+    of_backbone = {
+        name: f"it is the backbone's: {who}(vit_adapter_s({name}=...))" for name in MODEL_KEYWORDS
+    }
+    check_keywords(who, settings, named | own, {**of_backbone, **_OF_BUILDERS})
 
 
 def _pyramid(

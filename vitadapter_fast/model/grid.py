@@ -28,7 +28,15 @@ class Grids(NamedTuple):
 
 
 def check_image(image: Tensor, in_chans: int) -> None:
-    """Raise ValueError unless these are images of ``in_chans`` channels that have a grid."""
+    """Raise TypeError or ValueError unless these are ``in_chans``-channel images with a grid."""
+    if not isinstance(image, Tensor):
+        remedy = "make a float tensor of it"
+        if isinstance(image, (list, tuple)):
+            remedy = "torch.stack images of one size, or pass each as image[None] by itself"
+        raise TypeError(
+            f"ViTAdapter: image must be one tensor [B, {in_chans}, H, W], got a "
+            f"{type(image).__name__}; {remedy}"
+        )
     if image.dim() != 4 or image.shape[1] != in_chans:
         raise ValueError(
             f"ViTAdapter: image must be [B, {in_chans}, H, W], got {tuple(image.shape)}; "

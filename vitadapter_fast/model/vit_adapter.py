@@ -136,9 +136,10 @@ class ViTAdapter(nn.Module):
             frozen_vit: Whether the ViT is fixed: its position table, patch embedding and blocks
                 take no gradients, save no activations and stay in eval mode under ``train()``. The
                 injectors act through the ViT alone, so no gradient can reach them: they still run,
-                as trained checkpoints need, but are fixed as well. Untrained ones (``init_values``
-                0) do nothing, and DINOv3's adapter for frozen backbones leaves them out
-                (arXiv:2508.10104).
+                as trained checkpoints need, but are fixed as well (untrained ones do nothing;
+                DINOv3's adapter, arXiv:2508.10104, leaves them out). The image gets the spatial
+                prior's gradient alone, far from the whole: to learn what comes before the model,
+                set ``requires_grad`` of the ViT's parameters to False instead.
             channels_last: Whether the output maps lie in memory with their channels last, as
                 convolutions on tensor cores want them; shapes and values are the same.
 
