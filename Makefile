@@ -4,7 +4,7 @@
 PYTHON ?= python
 CPP := $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/sanitizers/*.cpp')
 
-.PHONY: demo train-demo test fuzz sanitize tsan lint bench gpu gpu-build gpu-test gpu-test-triton gpu-sanitize gpu-bench triton-versions
+.PHONY: demo train-demo test fuzz sanitize tsan lint bench gpu gpu-build gpu-test gpu-test-triton gpu-sanitize gpu-bench compiled kernels triton-versions
 
 demo:  ## features of the packaged photo, as a picture
 	$(PYTHON) -m vitadapter_fast features
@@ -32,6 +32,12 @@ sanitize: tsan  ## all compiled kernels under GCC's address, undefined-behavior 
 
 tsan:  ## the CPU kernels under ThreadSanitizer
 	$(PYTHON) -m pytest -q tests/ops/test_sanitizers.py -k thread_sanitizer
+
+compiled:  ## the model compiled by inductor, in training and eval, in every form
+	VITADAPTER_ALL_COMPILED=1 $(PYTHON) -m pytest -q tests/model/test_model_compiled.py
+
+kernels:  ## every CUDA kernel compiled for sm_75 and sm_120: none spills
+	VITADAPTER_ALL_KERNELS=1 $(PYTHON) -m pytest -q tests/ops/test_cuda_code.py
 
 triton-versions:  ## the Triton kernels compiled by the oldest, a middle and the installed Triton
 	$(PYTHON) tests/triton_versions.py

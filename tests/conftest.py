@@ -21,6 +21,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+@pytest.fixture(autouse=True)
+def no_known_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tests replace what choices depend on: none outlives its test."""
+    from vitadapter_fast.ops import _backends
+
+    monkeypatch.setattr(_backends, "_choices", {})
+
+
 @pytest.fixture
 def nan_filled_memory() -> Iterator[None]:
     """Fill every fresh tensor with NaN, so that an output nobody wrote shows."""
@@ -44,9 +52,8 @@ def exact_products() -> Iterator[None]:
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Forget what the doors to the extension and to Triton found out, before and after."""
-    from vitadapter_fast.ops import _backends, _native, _triton
+    from vitadapter_fast.ops import _native, _triton
 
-    monkeypatch.setattr(_backends, "_choices", {})
     found = (
         _native._load,
         _native.cuda_unavailable_reason,

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from vitadapter_fast import cli, info
-from vitadapter_fast.ops import _native
+from vitadapter_fast.ops import _native, _triton
 from vitadapter_fast.ops.ms_deform_attn import cpu, cuda, triton
 
 
 @pytest.fixture
 def _without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its interpreter takes seconds for a probe."""
-    monkeypatch.setattr(triton, "unsupported_reason", lambda call: "it is slow")
+    for module in (_triton, triton):
+        monkeypatch.setattr(module, "unsupported_reason", lambda call: "it is slow")
 
 
 def test_every_op_has_a_cell_for_every_backend_and_runs_on_one() -> None:

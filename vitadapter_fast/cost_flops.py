@@ -6,6 +6,7 @@ A multiply-add is 2. Counted are the sums over many terms: matrix products, conv
 sampling. Biases, activations, norms, softmax and resizing are not: they cost bytes, not arithmetic.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ def flops_of(op: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> 
 def _sampling(value: Tensor, *rest: Any) -> int:
     """4 corners x 2 for every point and channel: B * Q * M * L * P points, D channels."""
     weights: Tensor = rest[-1]
-    return 8 * weights.numel() * value.shape[3]
+    return 8 * weights.numel() * (math.prod(value.shape[2:]) // weights.shape[2])
 
 
 def _batch_norm(*args: Any) -> int:

@@ -105,3 +105,23 @@ def test_model_in_training_or_on_the_cpu_is_refused(tiny: Callable[..., ViTAdapt
         tiny().captured((64, 64))
     with pytest.raises(ValueError, match="captured: the model must be on a CUDA device, got cpu"):
         tiny().eval().captured((64, 64), batch=2)
+
+
+def test_weights_that_were_moved_are_not_read_from_where_they_were(stand: Stand) -> None:
+    run = captured.capture(stand, (1, 3, 4, 4), torch.float32)
+    image = torch.randn(1, 3, 4, 4)
+    stand.load_state_dict({"scale": torch.tensor(2.0)})  # in place
+    assert torch.equal(run(image)[0], 2 * image)
+    for change in (
+        lambda: stand.scale.data.fill_(3.0),
+        lambda: setattr(stand.scale, "data", torch.tensor(4.0)),
+        lambda: stand.load_state_dict({"scale": torch.tensor(5.0)}, assign=True),
+        lambda: stand.half(),
+    ):
+        before = stand.scale.data_ptr()
+        change()
+        if stand.scale.data_ptr() == before:
+            assert torch.equal(run(image)[0], 3 * image)
+            continue
+        with pytest.raises(RuntimeError, match="moved or replaced.*capture it again"):
+            run(image)

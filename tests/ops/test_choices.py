@@ -48,11 +48,6 @@ class Asked:
         return after != before
 
 
-@pytest.fixture(autouse=True)
-def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_backends, "_choices", {})
-
-
 def rows(*, offset: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     memory = torch.zeros(64, dtype=dtype)
     return memory[offset : offset + 12].view(3, 4)

@@ -3,10 +3,11 @@
 """What the compiler made of the CUDA kernels: registers, local memory, instructions."""
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,10 @@ from exclusive import exclusive
 from vitadapter_fast import _C
 
 ROOT = Path(__file__).resolve().parents[2]
+# For devices that a build does not have by default; VITADAPTER_ALL_KERNELS=1 compiles all, which
+# takes minutes.
+FEW = ("-DVITADAPTER_HEAD_CHANNELS=32", "-DVITADAPTER_LEVELS=1,4")
+DEFINITIONS = () if os.environ.get("VITADAPTER_ALL_KERNELS") else FEW
 # As written beside each kernel.
 REGISTERS = {
     "forward_kernel": 80,
@@ -114,14 +119,15 @@ def test_built_kernels_spill_nothing_and_keep_to_their_registers() -> None:
     check_resources(found)
 
 
-def test_kernels_for_blackwell_spill_nothing_and_keep_to_their_registers() -> None:
-    check_resources([usage for cubin in compile_for("sm_120") for usage in resources(cubin)])
+@pytest.mark.parametrize("arch", ["sm_75", "sm_120"])
+def test_kernels_for_other_devices_spill_nothing_and_keep_to_their_registers(arch: str) -> None:
+    found = [usage for cubin in compile_for(arch, *DEFINITIONS) for usage in resources(cubin)]
+    check_resources(found)
 
 
-def test_kernels_for_turing_spill_nothing_and_keep_to_their_registers() -> None:
-    # The oldest device. Few of the specialized kernels: all take as long as for the others.
-    few = "-DVITADAPTER_HEAD_CHANNELS=32", "-DVITADAPTER_LEVELS=4"
-    check_resources([u for cubin in compile_for("sm_75", *few) for u in resources(cubin)])
+@lru_cache(maxsize=2)
+def dump(binary: Path, arch: str) -> str:
+    return output(disassembler(), "--dump-sass", "-arch", arch, binary)
 
 
 def instructions(binary: Path, arch: str, kernel: str) -> dict[str, list[tuple[int, str, str]]]:
@@ -131,7 +137,7 @@ def instructions(binary: Path, arch: str, kernel: str) -> dict[str, list[tuple[i
     """
     found: dict[str, list[tuple[int, str, str]]] = {}
     form = None
-    for line in output(disassembler(), "--dump-sass", "-arch", arch, binary).splitlines():
+    for line in dump(binary, arch).splitlines():
         if match := re.search(r"Function : (\S+)", line):
             wanted = re.search(kernel, match[1])
             form = found.setdefault(wanted[1], []) if wanted else None
@@ -145,7 +151,7 @@ def binary_for(arch: str, kernel_file: str) -> Path:
     """Return a binary with the kernels of one file for an architecture, built or compiled here."""
     info = _C.build_info()
     if arch == "sm_120":
-        return compile_for(arch)[KERNEL_FILES.index(kernel_file)]
+        return compile_for(arch, *DEFINITIONS)[KERNEL_FILES.index(kernel_file)]
     if info["cuda_kernels"] and f"{arch[3:]}-real" in info["cuda_archs"]:
         return Path(_C.__file__)
     pytest.skip(f"the extension was built without {arch}")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..ops.dwconv_gelu import reference as dwconv_gelu
 from ..ops.dwconv_gelu._call import Call as DwconvGelu
-from ..ops.ms_deform_attn._call import pairs
+from ..ops.ms_deform_attn._call import pairs, with_heads
 from ..ops.ms_deform_attn.reference import query_centers
 from ..ops.patch_embed import reference as patch_embed
 from ..ops.patch_embed._call import Call as PatchEmbed
@@ -108,6 +108,7 @@ def _attend(
     backend: str | None = None,
 ) -> Tensor:
     B, Q, M, L, P, _ = offsets.shape
+    value = with_heads(value, offsets)
     levels = pairs(list(level_hw))
     starts = [0, *accumulate(h * w for h, w in levels)][:-1]
     hw = _as_tensor(level_hw, value).view(L, 2)

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import _native, _tensors
-from .plain import is_recorded
 
 # Of the largest band. The stem of S takes 30 ms instead of 44 for an image of 512, 159 instead of
 # 220 for 800 x 1344 (2 cores of an AMD EPYC), as long with half or twice as many bytes.
@@ -39,7 +38,7 @@ def take(x: Tensor) -> bool:
         type(x) is Tensor
         and _tensors.is_on_cpu(x)
         and not torch.is_grad_enabled()
-        and not is_recorded()
+        and not _tensors.is_recorded()
         and _native.unavailable_reason() is None
     )
 

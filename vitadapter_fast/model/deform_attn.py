@@ -92,7 +92,6 @@ class DeformAttn(nn.Module):
         """
         heads = (self.num_heads, self.num_levels, self.num_points)
         value, _ = norm_linear(feature, feature_norm, self.value_proj)
-        value = torch.unflatten(value, 2, (self.num_heads, -1))
         # The kernels read both where a joint product leaves them.
         offsets, logits, query = norm_linear(
             query, query_norm, self.sampling_offsets, self.attention_weights

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..ops import _tensors
-from .plain import is_recorded, is_watched
+from .plain import is_watched
 
 
 class DropPath(nn.Module):
@@ -46,7 +46,12 @@ def add_branch(drop_path: nn.Module, branch: nn.Module, x: Tensor, *args: Any) -
         args: The branch's other arguments; its norm and parameters may be among them.
     """
     kept: Tensor | None = drop_path(x)
-    if kept is None or not _tensors.is_on_cpu(kept) or type(kept) is not Tensor or is_recorded():
+    if (
+        kept is None
+        or not _tensors.is_on_cpu(kept)
+        or type(kept) is not Tensor
+        or _tensors.is_recorded()
+    ):
         return branch(x, *args, kept=kept)  # type: ignore[no-any-return]
     modules = [branch, *(arg for arg in args if isinstance(arg, nn.Module))]
     if kept.any() or any(map(is_watched, modules)):

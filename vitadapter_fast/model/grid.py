@@ -28,7 +28,15 @@ class Grids(NamedTuple):
 
 
 def check_image(image: Tensor, in_chans: int) -> None:
-    """Raise TypeError or ValueError unless these are ``in_chans``-channel images with a grid."""
+    """Raise TypeError or ValueError unless these are ``in_chans``-channel images with a grid.
+
+    And RuntimeError where torch's older ONNX exporter traces them, which knows no operator of ours.
+    """
+    if torch._C._get_tracing_state() is not None and torch.onnx.is_in_onnx_export():
+        raise RuntimeError(
+            "ViTAdapter: torch.onnx.export(dynamo=False) cannot export this model; python -m "
+            "vitadapter_fast export writes ONNX that is checked, as does vitadapter_fast.export"
+        )
     if not isinstance(image, Tensor):
         remedy = "make a float tensor of it"
         if isinstance(image, (list, tuple)):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..ops import _gemm, _tensors, _token_rows
-from .plain import is_plain, is_recorded
+from .plain import is_plain
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, *layers: nn.Linear) -> tuple[Tensor, ...]:
@@ -135,7 +135,7 @@ def _fused_dtype(x: Tensor, *modules: nn.Module) -> torch.dtype | None:
     on GPUs nothing is gained where nothing is kept for a backward pass: folding LayerScale into the
     weights is more work then, for Python too, than one pass over the tokens.
     """
-    if is_recorded() or not (torch.is_grad_enabled() or _tensors.is_on_cpu(x)):
+    if _tensors.is_recorded() or not (torch.is_grad_enabled() or _tensors.is_on_cpu(x)):
         return None
     if not all(is_plain(module, nn.Linear, nn.LayerNorm) for module in modules):
         return None

@@ -73,7 +73,7 @@ def normalize(
         memory_format: Of the result.
     """
     if not _runs_here(norm, level):
-        if torch.compiler.is_compiling():
+        if _tensors.is_recorded():
             level = level.contiguous(memory_format=memory_format)
         else:
             level = _Relaid.apply(level, memory_format)  # type: ignore[no-untyped-call]
@@ -98,7 +98,7 @@ def normalize(
 def _runs_here(norm: nn.Module, level: Tensor) -> bool:
     """Return whether our batch norm runs: it changes the layout on the way, and keeps no ReLU."""
     return (
-        not torch.compiler.is_compiling()
+        not _tensors.is_recorded()
         and _tensors.is_on_cpu(level)
         and is_plain(norm, nn.BatchNorm2d)
         and norm.training

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A layer in; out whether its arithmetic may be done without calling it."""
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -37,8 +36,3 @@ def is_watched(module: nn.Module) -> bool:
         nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
         or any(map(has_hooks, module.modules()))
     )
-
-
-def is_recorded() -> bool:
-    """Return whether a compiler or tracer records what runs, to fuse or export it."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None

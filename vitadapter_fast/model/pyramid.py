@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from ..ops import _gemm, _tensors, _token_rows
 from .grid import Grids, map_to_tokens, split_prior, tokens_to_map
 from .norm import as_affine, is_constant, normalize
-from .plain import is_plain, is_recorded
+from .plain import is_plain
 
 
 def feature_pyramid(
@@ -53,11 +53,40 @@ def feature_pyramid(
     if project is not None and _sums_here(map_8, at_4, up, project):
         first = _largest(map_8, at_4, vit_maps[0], up, project, norms[0], memory_format)
     else:
-        at_4 = at_4 if project is None else project(at_4)
-        first = _normalized(_sum(up(map_8).add_(at_4), vit_maps[0]), norms[0], memory_format)
+        at_4 = at_4 if project is None else _projected(at_4, project)
+        first = _normalized(_sum(_doubled(map_8, up) + at_4, vit_maps[0]), norms[0], memory_format)
     rest = zip((map_8, map_16, map_32), vit_maps[1:], norms[1:], strict=True)
     sums = ((_sum(level, vit_map), norm) for level, vit_map, norm in rest)
     return [first, *(_normalized(total, norm, memory_format) for total, norm in sums)]
+
+
+# The two convolutions here are matrix products, and while compiling they are called so: of all that
+# lies before a convolution, torch's compiler wants the layout of maps, of the ViT's queries and
+# keys and the values of the deformable attention too. It then orders strides, and cannot where
+# sizes are symbols (torch 2.13, in training: "cannot determine truth value of Relational").
+
+
+def _projected(level: Tensor, project: nn.Module) -> Tensor:
+    """Return ``project(level)``, a 1 x 1 convolution of a map that is channels last."""
+    if not (torch.compiler.is_compiling() and is_plain(project, nn.Conv2d)):
+        result: Tensor = project(level)
+        return result
+    assert isinstance(project, nn.Conv2d)
+    product = F.linear(level.permute(0, 2, 3, 1), project.weight.flatten(1), project.bias)
+    return product.permute(0, 3, 1, 2)
+
+
+def _doubled(level: Tensor, up: nn.Module) -> Tensor:
+    """Return ``up(level)``, a 2 x 2 transposed convolution of a map that is channels last."""
+    if not (torch.compiler.is_compiling() and is_plain(up, nn.ConvTranspose2d)):
+        result: Tensor = up(level)
+        return result
+    assert isinstance(up, nn.ConvTranspose2d)
+    weight = up.weight.permute(2, 3, 1, 0).flatten(0, 2)  # [2 * 2 * C, C]
+    bias = None if up.bias is None else up.bias.repeat(4)
+    product = F.linear(level.permute(0, 2, 3, 1), weight, bias)
+    pixels = torch.unflatten(product, 3, (2, 2, -1)).transpose(2, 3)  # [B, h, 2, w, 2, C]
+    return pixels.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def _sum(level: Tensor, vit_map: Tensor | None) -> Tensor:
@@ -66,8 +95,30 @@ def _sum(level: Tensor, vit_map: Tensor | None) -> Tensor:
         return level
     if vit_map.shape[2:] == level.shape[2:]:
         return level + vit_map
+    if torch.compiler.is_compiling() and torch.is_grad_enabled():
+        return level + _resized_by_products(vit_map, level.shape[2:])
     resized = F.interpolate(vit_map, level.shape[2:], mode="bilinear", align_corners=False)
     return resized.add_(level)
+
+
+def _resized_by_products(small: Tensor, hw: Sequence[int]) -> Tensor:
+    """Return F.interpolate(small, hw, mode="bilinear", align_corners=False), differentiably.
+
+    torch's compiler loses the gradient of a resize (2.13, on CPUs, where it is added to another one
+    in a kernel with a batch norm's); tests/model/test_model_compiled.py tells whether it still does
+    so.
+    """
+    rows, columns = (_shares(*sizes, small) for sizes in zip(hw, small.shape[2:], strict=True))
+    # Small matrices times maps that are channels last: along the columns, then along the rows.
+    wide = torch.matmul(columns, small.permute(0, 2, 3, 1))  # [B, h, W, C]
+    tall = torch.matmul(rows, wide.flatten(2))  # [B, H, W * C]
+    return torch.unflatten(tall, 2, wide.shape[2:]).permute(0, 3, 1, 2)
+
+
+def _shares(size: int, small_size: int, like: Tensor) -> Tensor:
+    """Return the share that each of a few pixels has in each of many, [size, small_size]."""
+    unit = torch.eye(small_size, dtype=like.dtype, device=like.device)
+    return F.interpolate(unit[None], size, mode="linear", align_corners=False)[0].t()
 
 
 def _normalized(level: Tensor, norm: nn.Module, memory_format: torch.memory_format) -> Tensor:
@@ -86,12 +137,12 @@ def _writes_once(level: Tensor) -> bool:
 
     On the CPU ``_relaid`` is the faster way, and compilers fuse both.
     """
-    return not (torch.is_grad_enabled() or is_recorded() or _tensors.is_on_cpu(level))
+    return not (torch.is_grad_enabled() or _tensors.is_recorded() or _tensors.is_on_cpu(level))
 
 
 def _sums_here(map_8: Tensor, at_4: Tensor, up: nn.Module, project: nn.Module) -> bool:
     return (
-        not torch.compiler.is_compiling()
+        not _tensors.is_recorded()
         and _tensors.is_on_cpu(map_8)
         and map_8.dtype == at_4.dtype
         and map_8.dtype in (torch.float32, torch.float64)
@@ -186,7 +237,8 @@ class _LargestSum(torch.autograd.Function):
         if needs[3]:
             hw = (at_4.shape[2], at_4.shape[3])
             grad_rows = _gemm.linear(_rows(grad), weight.t())
-            grads[3] = tokens_to_map(torch.unflatten(grad_rows, 0, (at_4.shape[0], -1)), hw)
+            tokens = grad_rows.view(at_4.shape[0], hw[0] * hw[1], weight.shape[1])
+            grads[3] = tokens_to_map(tokens, hw)
         if needs[4]:
             grads[4] = _gemm.weight_gradient(_rows(grad), _rows(at_4))
         if needs[5]:
@@ -224,7 +276,6 @@ def _add_resized(total: Tensor, small: Tensor) -> None:
     B, C, H, W = total.shape
     h = small.shape[2]
     wide = F.interpolate(small, (h, W), mode="bilinear", align_corners=False)
-    unit = torch.eye(h, dtype=total.dtype, device=total.device)
-    shares = F.interpolate(unit[None], H, mode="linear", align_corners=False)[0].t()  # [H, h]
+    shares = _shares(H, h, total).expand(B, H, h)
     rows = total.permute(0, 2, 3, 1).view(B, H, W * C)
-    rows.baddbmm_(shares.expand(B, H, h), wide.permute(0, 2, 3, 1).reshape(B, h, W * C))
+    rows.baddbmm_(shares, wide.permute(0, 2, 3, 1).reshape(B, h, W * C))

@@ -240,7 +240,7 @@ def _beats_torch(heads: Tensor) -> bool:
     and 78, 570 and 263.
     """
     return (
-        not torch.compiler.is_compiling()
+        not _tensors.is_recorded()
         and unavailable_reason() is None
         and requested(None) in (None, "cpu")
         and _tensors.is_on_cpu(heads)

@@ -103,6 +103,8 @@ def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
 
 def _by_onednn(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     _native.expect_output(rows.shape[0] * weight.shape[0] * 4)
+    # It takes any strides of rows and weight, but reads the bias as dense memory.
+    bias = None if bias is None else bias.contiguous()
     product: Tensor = _ONEDNN(rows, weight, bias, "none", [], "")
     return product
 
@@ -115,7 +117,7 @@ def _suits_onednn(rows: Tensor, weight: Tensor) -> bool:
         and rows.dtype == weight.dtype == torch.float32
         and _ONEDNN is not None
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and not torch.compiler.is_compiling()  # a compiler chooses GEMMs itself
+        and not _tensors.is_recorded()  # a compiler chooses GEMMs itself
         and rows.numel() > 0
         and weight.numel() > 0
     )

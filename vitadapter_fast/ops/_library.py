@@ -72,7 +72,9 @@ def define_op(schema: str, run: Op, fake: Op, chosen: Callable[..., ModuleType])
     # As torch.library.triton_op does, which knows no other backends: compilers functionalize what
     # they trace, so under their mode the operator decomposes.
     def decompose(mode: Any, op: Op, types: Any, args: Any, kwargs: Any) -> Any:
-        if _is_exporting() or not _can_be_traced(chosen(*args, **(kwargs or {}))):
+        with mode:  # to choose may take a view
+            is_opaque = _is_exporting() or not _can_be_traced(chosen(*args, **(kwargs or {})))
+        if is_opaque:
             return mode.__torch_dispatch__(op, types, args, kwargs)
         with mode, _triton.traced():
             return run(*args, **(kwargs or {}))

@@ -21,7 +21,7 @@ _kept = threading.local()
 
 
 def is_ours(*tensors: Tensor) -> bool:
-    """Return whether our kernels take these: plain float32 tensors on the CPU, not compiled."""
+    """Return whether our kernels take these: plain float32 tensors on the CPU, not recorded."""
     return (
         all(
             type(tensor) in _PLAIN  # not fake ones, nor others that only look dense
@@ -30,7 +30,7 @@ def is_ours(*tensors: Tensor) -> bool:
             and tensor.numel() > 0
             for tensor in tensors
         )
-        and not torch.compiler.is_compiling()
+        and not _tensors.is_recorded()
         and _native.unavailable_reason() is None
     )
 

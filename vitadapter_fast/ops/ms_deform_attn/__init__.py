@@ -20,7 +20,7 @@ from .._arguments import check_types, flat_pairs
 from .._backends import checked_choice, choose, requested
 from .._library import define_autocast, define_gradient, define_op, lower
 from . import cpu, cuda, reference, triton
-from ._call import Call, check
+from ._call import Call, check, with_heads
 
 # cpu before triton, which runs on CPU tensors too where its interpreter is on.
 BACKENDS = (cuda, cpu, triton, reference)
@@ -44,7 +44,7 @@ def ms_deform_attn(
     """Sum bilinear samples of flattened feature maps at given points.
 
     Args:
-        value: Maps, [B, S, M, D]; float32, float16, bfloat16 or float64.
+        value: Maps, [B, S, M, D] or [B, S, M * D]; float32, float16, bfloat16 or float64.
         level_hw: (height, width) of each level; products sum to S.
         locations: Points as (x, y), [B, Q, M, L, P, 2]; float32, or float64 with a float64 value.
             0 and 1 are outer pixel edges; maps are zero outside. NaN and infinity read zero.
@@ -81,7 +81,7 @@ def ms_deform_attn_grid(
     level; offsets are added in pixels of that level.
 
     Args:
-        value: Maps, [B, S, M, D]; float32, float16, bfloat16 or float64.
+        value: Maps, [B, S, M, D] or [B, S, M * D]; float32, float16, bfloat16 or float64.
         level_hw: (height, width) of each level; products sum to S.
         query_hw: (height, width) of each query grid; products sum to Q.
         offsets: (x, y) in pixels of the level, [B, Q, M, L, P, 2]; float32 or the dtype of
@@ -138,8 +138,8 @@ def _fake(call: Call) -> Tensor:
     return call.value.new_empty(B, call.points.shape[1], M * D)
 
 
-def _fake_backward(call: Call, needs: Sequence[bool]) -> list[Tensor]:
-    tensors = (call.value, call.points, call.weights)
+def _fake_backward(args: Sequence[Any], needs: Sequence[bool]) -> list[Tensor]:
+    tensors = (args[0], *args[-2:])
     return [
         tensor.new_empty(tensor.shape if need else 0)
         for tensor, need in zip(tensors, needs, strict=True)
@@ -147,7 +147,7 @@ def _fake_backward(call: Call, needs: Sequence[bool]) -> list[Tensor]:
 
 
 def _classic_call(value: Tensor, level_hw: list[int], points: Tensor, weights: Tensor) -> Call:
-    return Call("ms_deform_attn", value, level_hw, [], points, weights)
+    return Call("ms_deform_attn", with_heads(value, points), level_hw, [], points, weights)
 
 
 def _grid_call(
@@ -155,6 +155,7 @@ def _grid_call(
 ) -> Call:
     if not query_hw:
         raise ValueError("ms_deform_attn_grid: query_hw must name at least one (h, w) grid, got []")
+    value = with_heads(value, points)
     return Call("ms_deform_attn_grid", value, level_hw, query_hw, points, weights)
 
 
@@ -173,12 +174,13 @@ def _define(name: str, schema: str, call_of: Any) -> Any:
     def run_backward(
         grad_out: Tensor, *args: Any, needs: Sequence[bool], backend: str | None = None
     ) -> list[Tensor]:
-        return _run_backward(call_of(*args), grad_out, needs, backend)
+        grads = _run_backward(call_of(*args), grad_out, needs, backend)
+        return [grads[0].view(args[0].shape) if needs[0] else grads[0], *grads[1:]]
 
     def fake_backward(
         grad_out: Tensor, *args: Any, needs: Sequence[bool], backend: str | None = None
     ) -> list[Tensor]:
-        return _fake_backward(call_of(*args), needs)
+        return _fake_backward(args, needs)
 
     def chosen_backward(
         grad_out: Tensor, *args: Any, needs: Sequence[bool], backend: str | None = None

@@ -35,6 +35,18 @@ class Call(NamedTuple):
     weights: Tensor
 
 
+def with_heads(value: Tensor, points: Tensor) -> Tensor:
+    """View maps [B, S, M * D] as [B, S, M, D] by the heads of the points; others stay as they are.
+
+    Compilers keep for backward what an operator is given, and whatever has four dimensions they may
+    take for a map of pixels.
+    """
+    heads = points.shape[2] if value.dim() == 3 and points.dim() == 6 else 0
+    if heads == 0 or value.shape[2] % heads:
+        return value  # as it is, or refused by check
+    return torch.unflatten(value, 2, (heads, value.shape[2] // heads))
+
+
 def pairs(flat: list[int]) -> list[tuple[int, int]]:
     """Return [(h0, w0), (h1, w1), ...] from h0, w0, h1, w1, ..."""
     return list(zip(flat[::2], flat[1::2], strict=True))
@@ -76,7 +88,9 @@ def check(call: Call) -> None:
     _check_sizes(op, "level_hw", level_hw)
     levels = len(level_hw) // 2
     if value.dim() != 4:
-        raise ValueError(f"{op}: value must be [B, S, M, D], got {tuple(value.shape)}")
+        raise ValueError(
+            f"{op}: value must be [B, S, M, D] or [B, S, M * D], got {tuple(value.shape)}"
+        )
     shape = points.shape
     if len(shape) != 6 or shape[3] != levels or shape[5] != 2:
         raise ValueError(
