@@ -112,6 +112,7 @@ def test_weights_that_were_moved_are_not_read_from_where_they_were(stand: Stand)
     image = torch.randn(1, 3, 4, 4)
     stand.load_state_dict({"scale": torch.tensor(2.0)})  # in place
     assert torch.equal(run(image)[0], 2 * image)
+    kept = []  # or what is freed could be given to the next
     for change in (
         lambda: stand.scale.data.fill_(3.0),
         lambda: setattr(stand.scale, "data", torch.tensor(4.0)),
@@ -119,6 +120,7 @@ def test_weights_that_were_moved_are_not_read_from_where_they_were(stand: Stand)
         lambda: stand.half(),
     ):
         before = stand.scale.data_ptr()
+        kept.append(stand.scale.data)
         change()
         if stand.scale.data_ptr() == before:
             assert torch.equal(run(image)[0], 3 * image)

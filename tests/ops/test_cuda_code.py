@@ -19,7 +19,7 @@ from vitadapter_fast import _C
 ROOT = Path(__file__).resolve().parents[2]
 # For devices that a build does not have by default; VITADAPTER_ALL_KERNELS=1 compiles all, which
 # takes minutes.
-FEW = ("-DVITADAPTER_HEAD_CHANNELS=32", "-DVITADAPTER_LEVELS=1,4")
+FEW = ("-DVITADAPTER_HEAD_CHANNELS=32", "-DVITADAPTER_LEVELS=1\\,4")
 DEFINITIONS = () if os.environ.get("VITADAPTER_ALL_KERNELS") else FEW
 # As written beside each kernel.
 REGISTERS = {

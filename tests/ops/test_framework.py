@@ -241,7 +241,11 @@ def test_skipped_backend_logs_its_reason(
 
 
 BAD_CALLS: dict[str, tuple[dict[str, Any], str]] = {
-    "value_rank": ({"value": torch.zeros(1, 4, 8)}, r"value must be \[B, S, M, D\]"),
+    "value_rank": ({"value": torch.zeros(1, 4, 1, 8, 1)}, r"value must be \[B, S, M, D\]"),
+    "joined_value_of_other_heads": (
+        {"value": torch.zeros(1, 4, 7), "locations": torch.zeros(1, 3, 2, 1, 4, 2)},
+        r"or \[B, S, M \* D\], got \(1, 4, 7\)",
+    ),
     "value_dtype": ({"value": torch.zeros(1, 4, 1, 8, dtype=torch.long)}, "must be a floating"),
     "tokens": ({"level_hw": [(2, 3)]}, "as many pixels as value has tokens, 4"),
     "levels": ({"level_hw": [(1, 2), (1, 2)]}, r"locations must be \[B, Q, M, 2, P, 2\]"),
