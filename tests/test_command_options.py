@@ -217,3 +217,13 @@ def test_memory_that_runs_out_of_an_export_is_one_line(
     assert capsys.readouterr().err == (
         "error: x.onnx: out of memory; lower --size, or take a smaller --model\n"
     )
+
+
+@pytest.mark.parametrize("name", ["features", "export._command"])
+def test_weights_of_a_segmentor_have_a_model(name: str) -> None:
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"vitadapter_fast.{name}").add_arguments(parser)
+    required = ["--format", "onnx", "--out", "x.onnx"] if name != "features" else []
+    args = parser.parse_args([*required, "--vit-features", "stages"])
+    with torch.device("meta"):
+        assert command.model_of(args).vit_features == "stages"

@@ -6,8 +6,13 @@ import argparse
 import math
 from collections.abc import Callable
 from numbers import Integral
+from pathlib import Path
 
 import torch
+
+from . import model as presets
+from .model.config import PRESETS
+from .model.vit_adapter import VIT_FEATURES, ViTAdapter
 
 MIN_SIZE = 32
 # Beyond it an image has more elements than torch can count the bytes of.
@@ -81,6 +86,30 @@ def add_size(
         help="size of the image in pixels, height x width, or N for NxN: "
         f"{note} (default: {size_text(default)})",
     )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a model and its weights, for ``model_of``."""
+    parser.add_argument("--model", choices=tuple(PRESETS), default="s", help="default: s")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="DINOv2 or ViT-Adapter checkpoint in any known format; without it, weights are random",
+    )
+    parser.add_argument(
+        "--vit-features",
+        choices=VIT_FEATURES,
+        default="last",
+        help="stages for weights of the original's segmentors (default: last)",
+    )
+
+
+def model_of(args: argparse.Namespace) -> ViTAdapter:
+    """Return the model that parsed options name, without its weights."""
+    build = getattr(presets, f"vit_adapter_{args.model}")
+    model: ViTAdapter = build(vit_features=args.vit_features)
+    return model
 
 
 def is_whole(value: object) -> bool:

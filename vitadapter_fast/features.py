@@ -19,9 +19,17 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import model as presets
 from .checkpoint import load_checkpoint
-from .command import MAX_BATCH, add_size, finite, is_out_of_memory, size_text, whole_number
+from .command import (
+    MAX_BATCH,
+    add_model,
+    add_size,
+    finite,
+    is_out_of_memory,
+    model_of,
+    size_text,
+    whole_number,
+)
 from .errors import BackendUnavailable, CheckpointError
 from .features_files import check_save_path, make_folder, picture_paths, replacing
 from .features_photos import (
@@ -59,13 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PHOTO",
         help="photos, or folders of them; without any, one that comes with the library",
     )
-    parser.add_argument("--model", choices=("s", "b", "l", "g"), default="s", help="default: s")
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        help="DINOv2 or ViT-Adapter checkpoint in any known format; without it, weights are random",
-    )
+    add_model(parser)
     add_size(parser, "photos are resized to fit into it, in proportion", (640, 640))
     parser.add_argument(
         "--range",
@@ -221,7 +223,7 @@ def _device(name: str | None) -> torch.device:
 
 def _build(args: argparse.Namespace, device: torch.device) -> tuple[ViTAdapter, _Weights]:
     torch.manual_seed(args.seed)
-    model: ViTAdapter = getattr(presets, f"vit_adapter_{args.model}")()
+    model = model_of(args)
     if args.weights is None:
         text = f"random (seed {args.seed}): these are the features of an untrained network"
         return model.eval().to(device), _Weights(text, "random weights")

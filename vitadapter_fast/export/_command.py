@@ -14,12 +14,9 @@ from pathlib import Path
 
 import torch
 
-from .. import model as presets
 from ..checkpoint import load_checkpoint
-from ..command import add_size, is_out_of_memory, size_text, whole_number
+from ..command import add_model, add_size, is_out_of_memory, model_of, size_text, whole_number
 from ..errors import CheckpointError, ExportError
-from ..model import ViTAdapter
-from ..model.config import PRESETS
 from ..model.grid import STRIDES
 from ._onnx import MODES, OPSETS, export_onnx
 from ._parity import TOLERANCE, Parity
@@ -29,13 +26,7 @@ from ._pt2 import export_pt2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to a parser."""
-    parser.add_argument("--model", choices=tuple(PRESETS), default="s", help="default: s")
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        help="DINOv2 or ViT-Adapter checkpoint in any known format; without it, weights are random",
-    )
+    add_model(parser)
     parser.add_argument(
         "--format",
         choices=("onnx", "pt2"),
@@ -109,7 +100,7 @@ def _run(args: argparse.Namespace) -> None:
         if not args.force:
             raise ExportError(f"{args.out}: exists; --force replaces it")
     torch.manual_seed(0)
-    model: ViTAdapter = getattr(presets, f"vit_adapter_{args.model}")().eval()
+    model = model_of(args).eval()
     if args.weights is None:
         sys.stdout.write("weights: random (seed 0): the file is of an untrained network\n")
     else:
