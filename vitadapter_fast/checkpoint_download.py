@@ -7,7 +7,6 @@ import http.client
 import logging
 import os
 import re
-import secrets
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import torch
 
-from .checkpoint_files import listing, read_file
+from .checkpoint_files import listing, read_file, unfinished
 from .checkpoint_formats import official_problems, recognize, vit_size
 from .checkpoint_read import home_expanded, read_checkpoint
 from .checkpoint_shards import is_part_of_several
@@ -217,7 +216,7 @@ def _fetch(
     """Download a file that appears whole and checked, or not at all."""
     if not target.parent.is_dir():
         raise CheckpointError(f"{who}: the output folder {target.parent} does not exist")
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    part = unfinished(target)
     stall_seconds = socket.getdefaulttimeout()
     # torch.hub sets no limit of its own and would wait forever on a silent server.
     socket.setdefaulttimeout(_STALL_SECONDS)

@@ -127,8 +127,7 @@ def write_checkpoint(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]
         raise CheckpointError(f"{path}: the output folder {path.parent} does not exist")
     if path.is_dir():
         raise CheckpointError(f"{path}: cannot be written: it is a directory")
-    # In the target's folder, because only within one file system is a replacement atomic.
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = unfinished(path)
     try:
         if path.suffix == ".safetensors":
             contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -147,6 +146,15 @@ def write_checkpoint(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def unfinished(path: Path) -> Path:
+    """Return where to write what will be moved to ``path``.
+
+    In its folder, because only within one file system is a replacement atomic; with a part of its
+    name, because one of 255 bytes has no room for more.
+    """
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
 
 
 def _cause(error: BaseException) -> str:

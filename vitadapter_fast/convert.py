@@ -14,7 +14,6 @@ from .checkpoint import PatchMethod, convert_14to16
 from .checkpoint_download import OfficialModel, download, is_address, official_model
 from .checkpoint_files import write_checkpoint
 from .checkpoint_read import files_of, read_checkpoint
-from .console import write
 from .errors import CheckpointError
 from .termination import tidy_termination
 
@@ -81,7 +80,7 @@ def _convert_all(
     names: Sequence[str], out: Path | None, method: PatchMethod, prefer: str | None
 ) -> int:
     if len(names) > 1 and out is not None and not os.path.isdir(out):
-        write(sys.stderr, f"error: {out}: wanted an existing folder for several files\n")
+        sys.stderr.write(f"error: {out}: wanted an existing folder for several files\n")
         return 1
     sources = [_source(name, out) for name in names]
     inputs = {os.path.realpath(file) for path, _ in sources for file in files_of(path)}
@@ -111,10 +110,10 @@ def _convert_all(
                 write_checkpoint(converted, target)
             except CheckpointError as error:
                 num_failed += 1
-                write(sys.stderr, f"error: {error}\n")
+                sys.stderr.write(f"error: {error}\n")
             else:
                 written.add(os.path.realpath(target))
-                write(sys.stdout, f"{path} -> {target}\n")
+                sys.stdout.write(f"{path} -> {target}\n")
     return 1 if num_failed else 0
 
 

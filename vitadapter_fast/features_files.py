@@ -3,13 +3,13 @@
 """What the user asked to write in, checked paths out; a file appears complete or not at all."""
 
 import os
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from .checkpoint_files import unfinished
 from .features_photos import CommandError, photo_suffixes
 
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -76,9 +76,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         CommandError: The file cannot be written; ``path`` is as before.
     """
-    # In the target's folder, because only within one file system is a replacement atomic; cut,
-    # because a name of 255 bytes has no room for more.
-    part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
+    part = unfinished(path)
     try:
         part.touch(exist_ok=False)
         mode = part.stat().st_mode

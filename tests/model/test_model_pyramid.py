@@ -105,3 +105,37 @@ def test_a_gpu_without_triton_attends_by_torch_and_not_by_the_definition(
     for name, got in run(model, image).items():
         right = wanted[name].double()
         assert torch.dist(got.double(), right) <= 1e-3 * right.norm() + 1e-4, name
+
+
+OTHERS: dict[str, Callable[[ViTAdapter], None]] = {
+    "up of 4 x 4": lambda model: setattr(
+        model, "up", nn.ConvTranspose2d(32, 32, 4, stride=2, padding=1)
+    ),
+    "up in groups": lambda model: setattr(model, "up", nn.ConvTranspose2d(32, 32, 2, 2, groups=4)),
+    "up without bias": lambda model: setattr(
+        model, "up", nn.ConvTranspose2d(32, 32, 2, 2, bias=False)
+    ),
+    "fc1 of 3 x 3": lambda model: setattr(model.spm, "fc1", nn.Conv2d(8, 32, 3, padding=1)),
+    "none": lambda model: None,
+}
+
+
+@pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("is_compiled", [False, True], ids=["eager", "compiled"])
+@torch.no_grad()
+def test_convolutions_of_another_kind_are_called(
+    change: Callable[[ViTAdapter], None],
+    is_compiled: bool,
+    tiny: Tiny,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only those of the original are matrix products."""
+    model = tiny(depth=1, interaction_indexes=[[0, 0]], window_attn=False, window_size=None)
+    change(model)
+    model = model.double().eval()
+    image = torch.randn(1, 3, 64, 96).double()
+    torch.compiler.reset()
+    maps = (torch.compile(model, backend="eager") if is_compiled else model)(image)
+    by_layers(monkeypatch)
+    for found, wanted in zip(maps, model(image), strict=True):
+        torch.testing.assert_close(found, wanted)

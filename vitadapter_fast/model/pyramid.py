@@ -66,9 +66,22 @@ def feature_pyramid(
 # sizes are symbols (torch 2.13, in training: "cannot determine truth value of Relational").
 
 
+def _is_product(layer: nn.Module, kind: type[nn.Module], size: int) -> bool:
+    """Return whether a plain convolution has a bias and, for each pixel, one of ``size`` a side."""
+    return (
+        is_plain(layer, kind)
+        and isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))
+        and layer.kernel_size == layer.stride == (size, size)
+        and layer.padding == layer.output_padding == (0, 0)
+        and layer.dilation == (1, 1)
+        and layer.groups == 1
+        and layer.bias is not None
+    )
+
+
 def _projected(level: Tensor, project: nn.Module) -> Tensor:
     """Return ``project(level)``, a 1 x 1 convolution of a map that is channels last."""
-    if not (torch.compiler.is_compiling() and is_plain(project, nn.Conv2d)):
+    if not (torch.compiler.is_compiling() and _is_product(project, nn.Conv2d, 1)):
         result: Tensor = project(level)
         return result
     assert isinstance(project, nn.Conv2d)
@@ -78,13 +91,12 @@ def _projected(level: Tensor, project: nn.Module) -> Tensor:
 
 def _doubled(level: Tensor, up: nn.Module) -> Tensor:
     """Return ``up(level)``, a 2 x 2 transposed convolution of a map that is channels last."""
-    if not (torch.compiler.is_compiling() and is_plain(up, nn.ConvTranspose2d)):
+    if not (torch.compiler.is_compiling() and _is_product(up, nn.ConvTranspose2d, 2)):
         result: Tensor = up(level)
         return result
-    assert isinstance(up, nn.ConvTranspose2d)
+    assert isinstance(up, nn.ConvTranspose2d) and up.bias is not None
     weight = up.weight.permute(2, 3, 1, 0).flatten(0, 2)  # [2 * 2 * C, C]
-    bias = None if up.bias is None else up.bias.repeat(4)
-    product = F.linear(level.permute(0, 2, 3, 1), weight, bias)
+    product = F.linear(level.permute(0, 2, 3, 1), weight, up.bias.repeat(4))
     pixels = torch.unflatten(product, 3, (2, 2, -1)).transpose(2, 3)  # [B, h, 2, w, 2, C]
     return pixels.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
@@ -147,8 +159,8 @@ def _sums_here(map_8: Tensor, at_4: Tensor, up: nn.Module, project: nn.Module) -
         and map_8.dtype == at_4.dtype
         and map_8.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
-        and is_plain(up, nn.ConvTranspose2d)
-        and is_plain(project, nn.Conv2d)
+        and _is_product(up, nn.ConvTranspose2d, 2)
+        and _is_product(project, nn.Conv2d, 1)
     )
 
 
