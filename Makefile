@@ -57,7 +57,7 @@ OPERATORS := $(addprefix tests/ops/test_,$(addsuffix _device.py,cuda cuda_awkwar
 ON_DEVICE := $(PYTHON) -m pytest -q -m cuda
 NO_DEVICE := no CUDA device was found: make gpu builds for one, tests on it and times it
 CAPABILITY := import torch; assert torch.cuda.is_available(), '$(NO_DEVICE)'; print('%d%d-real' % torch.cuda.get_device_capability())
-KERNELS := from vitadapter_fast.ops._native import cuda_unavailable_reason as why; assert why() is None, why()
+KERNELS := from vitadapter_fast.native.cuda_device import cuda_unavailable_reason as why; assert why() is None, why()
 
 gpu:  ## all on a GPU: build, tests, 25 minutes of timing; stops at what fails, build/gpu has what was found
 	$(MAKE) gpu-build

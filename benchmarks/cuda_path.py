@@ -3,7 +3,7 @@
 """The Python of the CUDA path on CPU tensors: every choice as on a GPU, and nothing launched.
 
 Where the package chooses by a tensor's device it is told what CUDA would answer
-(``_tensors.device_type``). So a result is memory that nobody wrote, and a time is what it takes to
+(``tensors.device_type``). So a result is memory that nobody wrote, and a time is what it takes to
 enqueue, without torch.cuda's own calls, the launcher in C++ and the driver.
 """
 
@@ -16,7 +16,8 @@ from unittest import mock
 
 import torch
 
-from vitadapter_fast.ops import _backends, _native, _tensors, _triton
+from vitadapter_fast.native import cuda_device, extension, tensors
+from vitadapter_fast.ops import _backends, _triton
 
 
 class WrongPath(AssertionError):
@@ -48,11 +49,11 @@ def cuda_path() -> Iterator[Counter[str]]:
         return None
 
     stubs: list[tuple[Any, str, Any]] = [
-        (_tensors, "device_type", lambda tensor: "cuda"),
+        (tensors, "device_type", lambda tensor: "cuda"),
         (_backends, "_choices", {}),  # of calls on this path alone
-        (_native, "launch", launch),
-        (_native, "cuda_unavailable_reason", no_reason),
-        (_native, "_no_code_reason", no_reason),
+        (extension, "launch", launch),
+        (cuda_device, "cuda_unavailable_reason", no_reason),
+        (cuda_device, "no_code_reason", no_reason),
         (_triton, "_device_reason", lambda tensor: None),
         (_triton, "launch", launch_triton),
     ]

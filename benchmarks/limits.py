@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vitadapter_fast.ops import _gemm
+from vitadapter_fast.native import gemm
 
 
 def device_name(device: str) -> str:
@@ -35,7 +35,7 @@ def measure(device: str, dtype: torch.dtype) -> dict[str, float]:
     side = 8192 if device == "cuda" else 1536
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     products: list[Callable[[], Tensor]] = [lambda: left @ right]
-    products.append(lambda: _gemm.linear(left, right))
+    products.append(lambda: gemm.linear(left, right))
     seconds = min(_fastest(product, device) for product in products)
     # Far larger than any cache.
     source = torch.empty(2**30 if device == "cuda" else 2**28, dtype=torch.uint8, device=device)

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // The Python module vitadapter_fast._C: one def per launcher, plus the facts of the build. Tensors
-// arrive as addresses; vitadapter_fast/ops/_native.py is the only caller and has checked them.
+// arrive as addresses; vitadapter_fast/native/extension.py is the only caller and has checked them.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

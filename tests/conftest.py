@@ -52,13 +52,14 @@ def exact_products() -> Iterator[None]:
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Forget what the doors to the extension and to Triton found out, before and after."""
-    from vitadapter_fast.ops import _native, _triton
+    from vitadapter_fast.native import cuda_device, extension
+    from vitadapter_fast.ops import _cuda, _triton
 
     found = (
-        _native._load,
-        _native.cuda_unavailable_reason,
-        _native._no_code_reason,
-        _native._warn_once,
+        extension.load,
+        cuda_device.cuda_unavailable_reason,
+        cuda_device.no_code_reason,
+        _cuda._warn_once,
         _triton.unavailable_reason,
     )
     for each in found:

@@ -17,7 +17,8 @@ from tiny import WINDOWED
 from torch import Tensor
 
 from vitadapter_fast import ViTAdapter, ms_deform_attn
-from vitadapter_fast.ops import _backends, _native
+from vitadapter_fast.native import extension
+from vitadapter_fast.ops import _backends
 
 _M_MMAP_THRESHOLD = -3
 
@@ -96,11 +97,11 @@ def main() -> None:
     _backends.requested = requested
 
     # What a kernel allocates beside its outputs.
-    launch = _native.launch
+    launch = extension.launch
     for kernel in ("ms_deform_attn_forward_cpu", "ms_deform_attn_backward_cpu"):
-        _native.launch = starved(launch, lambda name: name == kernel, ends=True)  # noqa: B023
+        extension.launch = starved(launch, lambda name: name == kernel, ends=True)  # noqa: B023
         outcomes.append(attempt(sample))
-    _native.launch = launch
+    extension.launch = launch
 
     assert torch.equal(image, kept)
     assert all(map(torch.equal, state, model.parameters()))

@@ -16,7 +16,8 @@ import bench_overhead  # noqa: E402
 from cases import AttnCase, make_inputs  # noqa: E402
 from cuda_path import WrongPath, cuda_path  # noqa: E402
 
-from vitadapter_fast.ops import _native, _token_rows, _triton  # noqa: E402
+from vitadapter_fast.native import token_rows  # noqa: E402
+from vitadapter_fast.ops import _cuda, _triton  # noqa: E402
 from vitadapter_fast.ops.ms_deform_attn import cuda  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
@@ -30,14 +31,14 @@ def test_the_cuda_path_is_taken_and_given_back() -> None:
     with cuda_path() as launched:
         inputs.run()
         assert launched == {"ms_deform_attn_forward_cuda": 1}
-        assert not _token_rows.is_ours(torch.ones(1))
-    assert _native.cuda_unsupported_reason(inputs.value) is not None
-    assert _token_rows.is_ours(torch.ones(1)) and torch.equal(before, inputs.run())
+        assert not token_rows.is_ours(torch.ones(1))
+    assert _cuda.unsupported_reason(inputs.value) is not None
+    assert token_rows.is_ours(torch.ones(1)) and torch.equal(before, inputs.run())
 
 
 def test_a_kernel_of_the_cpu_on_the_cuda_path_is_an_error() -> None:
     with cuda_path(), pytest.raises(WrongPath, match="gelu_rows_cpu"):
-        _token_rows.gelu(torch.ones(4))
+        token_rows.gelu(torch.ones(4))
 
 
 @pytest.mark.parametrize("mode", bench_overhead.MODEL_MODES)

@@ -245,14 +245,14 @@ def test_interpreter_ends_well_while_a_daemon_thread_is_in_a_kernel() -> None:
     # Kernels alone: torch's own operators abort here, a @ b as well (torch 2.13, Python 3.11).
     script = """
 import threading, torch
-from vitadapter_fast.ops import _native
+from vitadapter_fast.native import extension
 tokens, out, weight = torch.zeros(2, 96, 64), torch.zeros(2, 96, 64), torch.zeros(64, 9)
 call = dict(tokens=tokens.data_ptr(), weight=weight.data_ptr(), bias=0, dtype=0, num_threads=2)
 call |= dict(tokens_strides=(96 * 64, 64), tokens_shape=[2, 96, 64], grid_hw=[8, 12])
 started = threading.Event()
 def compute():
     while True:
-        _native.launch("dwconv_gelu_forward_cpu", **call, out=out.data_ptr())
+        extension.launch("dwconv_gelu_forward_cpu", **call, out=out.data_ptr())
         started.set()
 threading.Thread(target=compute, daemon=True).start()
 started.wait()

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from vitadapter_fast import BackendUnavailable, CheckpointError, cli
 from vitadapter_fast.checkpoint import load_checkpoint
-from vitadapter_fast.ops import _native, _triton, window_attention
+from vitadapter_fast.native import cuda_device, extension
+from vitadapter_fast.ops import _cuda, _triton, window_attention
 from vitadapter_fast.ops.window_attention import cpu
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -216,7 +217,7 @@ def test_extension_missing_or_not_loadable(
     def fail(name: str) -> ModuleType:
         raise ImportError(error)
 
-    fresh.setattr(_native, "import_module", fail)
+    fresh.setattr(extension, "import_module", fail)
     fresh.setattr(_triton, "is_interpreted", lambda: False)
     reason = f"the compiled extension vitadapter_fast._C does not load ({error})"
     check_that_reference_stands_in(reason, caplog)
@@ -226,12 +227,12 @@ def test_extension_of_another_version_or_build(
     fresh: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(RuntimeError, match=r"built from other sources.*`pip install \.`"):
-        _native.launch("window_attention_forward_cpu", none_of_its_arguments=1)
+        extension.launch("window_attention_forward_cpu", none_of_its_arguments=1)
     with pytest.raises(RuntimeError, match=r"built from other sources.*`pip install \.`"):
-        _native.launch("none_of_its_launchers")
-    built = _native.build_info()["version"]
-    _native._load.cache_clear()
-    fresh.setattr(_native, "__version__", "99.0")
+        extension.launch("none_of_its_launchers")
+    built = extension.build_info()["version"]
+    extension.load.cache_clear()
+    fresh.setattr(extension, "__version__", "99.0")
     fresh.setattr(_triton, "is_interpreted", lambda: False)
     reason = f"the compiled extension is of version {built}, the package of 99.0"
     check_that_reference_stands_in(reason, caplog)
@@ -349,18 +350,18 @@ def test_driver_too_old_or_gpu_not_built_for(
     def init() -> None:
         raise RuntimeError(driver)
 
-    _native._no_code_reason.cache_clear()
-    fresh.setattr(_native, "unavailable_reason", lambda: None)
-    fresh.setattr(_native, "build_info", lambda: BUILD)
+    cuda_device.no_code_reason.cache_clear()
+    fresh.setattr(extension, "unavailable_reason", lambda: None)
+    fresh.setattr(extension, "build_info", lambda: BUILD)
     fresh.setattr(torch, "version", SimpleNamespace(hip=None, cuda="13.0"))
     fresh.setattr(torch.cuda, "is_available", lambda: not isinstance(driver, str))
     fresh.setattr(torch.cuda, "init", init)
-    fresh.setattr(_native, "_driver_version", lambda: driver)
+    fresh.setattr(cuda_device, "_driver_version", lambda: driver)
     fresh.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     for _ in range(2):
-        told = _native.cuda_unsupported_reason(SimpleNamespace(device=torch.device("cuda", 0)))
-    _native._no_code_reason.cache_clear()
-    _native._warn_once.cache_clear()
+        told = _cuda.unsupported_reason(SimpleNamespace(device=torch.device("cuda", 0)))
+    cuda_device.no_code_reason.cache_clear()
+    _cuda._warn_once.cache_clear()
     assert told == reason if reason is None else reason in str(told)
     # Without a driver there is no tensor on a GPU, and nobody to warn.
     warnings = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]

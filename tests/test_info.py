@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from vitadapter_fast import cli, info
-from vitadapter_fast.ops import _native, _triton
+from vitadapter_fast.native import cuda_device, extension
+from vitadapter_fast.ops import _triton
 from vitadapter_fast.ops.ms_deform_attn import cpu, cuda, triton
 
 
@@ -34,20 +35,22 @@ def test_every_op_has_a_cell_for_every_backend_and_runs_on_one() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_cuda_cell_tells_what_was_built_and_why_it_cannot_run() -> None:
     reason = str(info.table()["ms_deform_attn"]["cuda"])
-    if _native.build_info()["cuda_kernels"]:
+    if extension.build_info()["cuda_kernels"]:
         assert reason.startswith("built for sm_") and "cannot run here" in reason
     else:
         assert "built without CUDA kernels" in reason and "reinstall" in reason
 
 
 def test_architectures_are_named_as_people_write_them() -> None:
-    assert _native.archs({"cuda_archs": "80-real;90-real;90-virtual"}) == "sm_80, sm_90, PTX 9.0"
-    assert _native.archs({"cuda_archs": "80;120"}) == "sm_80, PTX 8.0, sm_120, PTX 12.0"
+    assert (
+        cuda_device.archs({"cuda_archs": "80-real;90-real;90-virtual"}) == "sm_80, sm_90, PTX 9.0"
+    )
+    assert cuda_device.archs({"cuda_archs": "80;120"}) == "sm_80, PTX 8.0, sm_120, PTX 12.0"
 
 
 @pytest.mark.usefixtures("_without_triton")
 def test_missing_extension_is_a_reason_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native, "_load", lambda: (None, "it is gone"))
+    monkeypatch.setattr(extension, "load", lambda: (None, "it is gone"))
     assert info.table()["ms_deform_attn"]["cpu"] == "it is gone"
     assert info.facts()["extension"] == "it is gone"
 
@@ -82,7 +85,7 @@ def test_check_fails_on_a_wrong_kernel(
 def test_cuda_backend_objects_to_cpu_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     from vitadapter_fast.ops.ms_deform_attn import _classic_call
 
-    monkeypatch.setattr(_native, "cuda_unavailable_reason", lambda: None)
+    monkeypatch.setattr(cuda_device, "cuda_unavailable_reason", lambda: None)
     points = torch.zeros(1, 1, 1, 1, 1, 2)
     call = _classic_call(torch.zeros(1, 4, 1, 8), [2, 2], points, points[..., 0])
     assert cuda.unsupported_reason(call) == "it runs on CUDA tensors, got cpu"

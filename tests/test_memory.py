@@ -12,8 +12,7 @@ import pytest
 import torch
 
 import vitadapter_fast
-from vitadapter_fast import memory
-from vitadapter_fast.ops import _native
+from vitadapter_fast.native import extension, memory
 
 COUNT_FAULTS = """
 import resource, sys
@@ -56,26 +55,26 @@ def test_without_glibc_nothing_is_changed(
 @pytest.mark.parametrize("numel", [0, 1, 2**20 - 1, 2**20, 3 * 2**20 + 7])
 def test_an_output_keeps_its_place_and_what_is_in_it(numel: int) -> None:
     tensor = torch.arange(numel, dtype=torch.float32)
-    assert _native.output_address(tensor) == tensor.data_ptr()
+    assert memory.output_address(tensor) == tensor.data_ptr()
     assert torch.equal(tensor, torch.arange(numel, dtype=torch.float32))
 
 
 def test_no_output_has_no_address() -> None:
-    assert _native.output_address(None) == 0
+    assert memory.output_address(None) == 0
 
 
 COUNT_FAULTS_OF_PRODUCTS = """
 import resource, sys
 import torch
-from vitadapter_fast.ops import _gemm, _native
+from vitadapter_fast.native import gemm, memory
 if sys.argv[1] == "leave":
-    _native.expect_output = lambda nbytes: None
+    memory.expect_output = lambda nbytes: None
 torch.set_num_threads(1)
 rows, weight = torch.ones(2048, 16), torch.ones(1024, 16)
-_gemm.linear(rows[:1], weight)
+gemm.linear(rows[:1], weight)
 torch.ones(2**22)  # a freed block, after which malloc takes such sizes from the heap
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-products = [_gemm.linear(rows, weight) for _ in range(8)]  # 8 MiB, 2**11 pages each
+products = [gemm.linear(rows, weight) for _ in range(8)]  # 8 MiB, 2**11 pages each
 sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
 """
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -94,14 +93,14 @@ def test_products_of_other_libraries_come_in_huge_pages() -> None:
 @pytest.mark.parametrize("numel", [0, 2**18 - 1, 2**18, 2**22])
 def test_memory_made_ready_holds_what_is_put_there(numel: int) -> None:
     kept = torch.arange(2**20, dtype=torch.float32)
-    _native.expect_output(4 * numel)
+    memory.expect_output(4 * numel)
     fresh = torch.arange(numel, dtype=torch.float32)
     assert torch.equal(kept, torch.arange(2**20, dtype=torch.float32))
     assert torch.equal(fresh.double(), torch.arange(numel, dtype=torch.float64))
 
 
 def test_more_memory_than_there_is_cannot_be_made_ready() -> None:
-    module, _ = _native._load()
+    module, _ = extension.load()
     assert module is not None
     kept = torch.arange(2**20)
     module.prefer_huge_pages_next(2**62)  # malloc has none; nothing is asked

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""Types of the compiled extension; vitadapter_fast/ops/_native.py is its only user."""
+"""Types of the compiled extension; vitadapter_fast/native/extension.py is its only user."""
 
 from typing import Any
 

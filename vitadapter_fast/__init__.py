@@ -3,8 +3,8 @@
 """ViT-Adapter backbones on DINOv2 weights, with fast kernels where the time goes."""
 
 from .errors import BackendUnavailable, CheckpointError
-from .memory import keep_freed_memory
 from .model import ViTAdapter, vit_adapter_b, vit_adapter_g, vit_adapter_l, vit_adapter_s
+from .native.memory import keep_freed_memory
 from .ops import backend, ms_deform_attn, ms_deform_attn_grid, patch_embed, tuning
 from .version import __version__
 

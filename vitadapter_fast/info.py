@@ -22,7 +22,7 @@ from . import ops
 from .command import MAX_BATCH, add_size, whole_number
 from .cost import BoxCost, Cost, cost
 from .errors import BackendUnavailable
-from .ops import _native
+from .native import cuda_device, extension
 from .ops._backends import NAMES
 from .version import __version__
 
@@ -120,7 +120,7 @@ def why_not(op: str, probe: Probe, backend: str) -> str | None:
         told, is_refused, reason = str(error).partition("cannot run: ")
         if backend == "cuda" and is_refused and not torch.cuda.is_available():
             # A tensor of the CPU was refused for being one; the table is about the machine.
-            reason = _native.cuda_unavailable_reason() or reason
+            reason = cuda_device.cuda_unavailable_reason() or reason
         return reason or told.removeprefix(f"{op}: ")
     except Exception as error:  # the table is for machines where something is broken
         return f"it fails here: {type(error).__name__}: {error}"
@@ -174,7 +174,7 @@ def check(probe: Probe, backend: str, dtype: torch.dtype) -> float:
 
 def facts() -> dict[str, str]:
     """Return versions, devices and build facts, ready to print."""
-    build = _native.build_info()
+    build = extension.build_info()
     result = {
         "vitadapter_fast": __version__,
         "python": platform.python_version(),
@@ -182,13 +182,13 @@ def facts() -> dict[str, str]:
         "triton": _version("triton"),
         "CUDA device": _cuda_device(),
         "CPU threads": str(torch.get_num_threads()),
-        "extension": _native.unavailable_reason()
+        "extension": extension.unavailable_reason()
         or f"{build['build_type']}, compiler {build['compiler']}",
     }
     if build:
         result["CPU instruction set"] = str(build["cpu_isa"])
-        result["CUDA kernels"] = _native.cuda_unavailable_reason() or (
-            f"built for {_native.archs(build)} by nvcc {build['cuda_compiler']}"
+        result["CUDA kernels"] = cuda_device.cuda_unavailable_reason() or (
+            f"built for {cuda_device.archs(build)} by nvcc {build['cuda_compiler']}"
         )
     return result
 

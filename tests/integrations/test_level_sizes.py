@@ -15,7 +15,7 @@ from vitadapter_fast.integrations.deformable_detr import (
     MSDeformAttnFunction,
     level_hw,
 )
-from vitadapter_fast.ops import _tensors
+from vitadapter_fast.native import tensors
 
 BEFORE, AFTER = [(2, 3), (3, 4)], [(3, 4), (3, 2)]
 S = 18
@@ -109,7 +109,7 @@ def test_sizes_are_those_of_the_call(door: Callable[[Any], Tensor], edit: Edit) 
 @pytest.fixture
 def on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors are taken for those of a device, which are not read at every call."""
-    monkeypatch.setattr(_tensors, "is_on_cpu", lambda tensor: False)
+    monkeypatch.setattr(tensors, "is_on_cpu", lambda tensor: False)
 
 
 @pytest.mark.usefixtures("on_a_device")

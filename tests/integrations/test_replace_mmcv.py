@@ -20,7 +20,7 @@ from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
 from vitadapter_fast.integrations.deformable_detr import MSDeformAttn, replace_mmcv_op  # noqa: E402
-from vitadapter_fast.ops import _tensors  # noqa: E402
+from vitadapter_fast.native import tensors  # noqa: E402
 
 C, HEADS = 32, 4
 HW = [(5, 7), (3, 4), (2, 2)]
@@ -165,7 +165,7 @@ def test_predictions_are_the_same() -> None:
 
 def test_sizes_on_a_device_are_read_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """For the host waits for the device then; on the CPU they are read by each layer."""
-    monkeypatch.setattr(_tensors, "is_on_cpu", lambda tensor: False)
+    monkeypatch.setattr(tensors, "is_on_cpu", lambda tensor: False)
     detector = build(is_two_stage=False).eval()
     reads: list[Any] = []
     read = Tensor.tolist

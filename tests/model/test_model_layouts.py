@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vitadapter_fast import ViTAdapter, info
 from vitadapter_fast.model.linear import norm_linear, residual_linear
 from vitadapter_fast.model.pyramid import _LargestSum
-from vitadapter_fast.ops import _gemm
+from vitadapter_fast.native import gemm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ops"))
 from examples import LAYOUTS  # noqa: E402
@@ -50,12 +50,12 @@ def _give(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
 # Whatever calls a function of torch that is not public, or a kernel of ours by address: by way of
 # its caller, with every argument.
 CALLS: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
-    "oneDNN's product": (_gemm.linear, [(40, 24), (16, 24), (16,)]),
+    "oneDNN's product": (gemm.linear, [(40, 24), (16, 24), (16,)]),
     "oneDNN's product and a sum": (
-        lambda rows, weight, bias, plus: _gemm.linear(rows, weight, bias, plus=plus.clone()),
+        lambda rows, weight, bias, plus: gemm.linear(rows, weight, bias, plus=plus.clone()),
         [(40, 24), (16, 24), (16,), (40, 16)],
     ),
-    "gradient of a weight": (_gemm.weight_gradient, [(40, 16), (40, 24)]),
+    "gradient of a weight": (gemm.weight_gradient, [(40, 16), (40, 24)]),
     "norm and linear": (_norm_linear, [(2, 20, 24), (24,), (24,), (16, 24), (16,)]),
     **{
         f"residual and {activation}": (

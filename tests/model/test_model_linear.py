@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vitadapter_fast import ViTAdapter
 from vitadapter_fast.model.grid import grids_of
 from vitadapter_fast.model.linear import norm_linear, residual_linear
-from vitadapter_fast.ops import _gemm
+from vitadapter_fast.native import gemm
 
 ACTIVATIONS = ("none", "gelu", "swiglu")
 
@@ -235,8 +235,8 @@ def test_only_what_the_activation_reads_is_kept() -> None:
 
 @pytest.fixture
 def all_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gemm, "_PIECE", 3)
-    monkeypatch.setattr(_gemm, "_HEAP_BYTES", 3 * 4 * 1000)
+    monkeypatch.setattr(gemm, "_PIECE", 3)
+    monkeypatch.setattr(gemm, "_HEAP_BYTES", 3 * 4 * 1000)
 
 
 def test_maps_of_large_images_are_the_same(request: pytest.FixtureRequest) -> None:
@@ -257,7 +257,7 @@ def test_only_what_nobody_sees_is_overwritten(seen: str, monkeypatch: pytest.Mon
     x, c = torch.rand(1, 60, 32), torch.rand(1, 315, 32)
     kept: list[tuple[Tensor, Tensor]] = []
     asked: list[bool] = []
-    run = _gemm.linear
+    run = gemm.linear
 
     def linear(*args: Any, overwrites: bool = False, **kwargs: Any) -> Tensor:
         asked.append(overwrites)
@@ -266,7 +266,7 @@ def test_only_what_nobody_sees_is_overwritten(seen: str, monkeypatch: pytest.Mon
     def keep(module: nn.Module, args: Any, *out: Any) -> None:
         kept.extend((tensor, tensor.clone()) for tensor in (*args, *out) if torch.is_tensor(tensor))
 
-    monkeypatch.setattr(_gemm, "linear", linear)
+    monkeypatch.setattr(gemm, "linear", linear)
     handle = None
     if seen == "everything":
         handle = nn.modules.module.register_module_forward_hook(keep)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitadapter_fast import ViTAdapter
 from vitadapter_fast.model import norm, pyramid, vit
-from vitadapter_fast.ops import _tensors
+from vitadapter_fast.native import tensors
 
 MODES = ["train", "eval"]
 Tiny = Callable[..., ViTAdapter]
@@ -86,7 +86,7 @@ def test_the_way_of_gpus_gives_the_same_maps(
     model = tiny(channels_last=layout).eval()
     with torch.no_grad(), torch.autocast("cpu", low or torch.bfloat16, enabled=low is not None):
         wanted = model(image)
-        monkeypatch.setattr(_tensors, "is_on_cpu", lambda tensor: False)
+        monkeypatch.setattr(tensors, "is_on_cpu", lambda tensor: False)
         got = model(image)
     for one, other in zip(got, wanted, strict=True):
         assert one.stride() == other.stride() and one.dtype == other.dtype
@@ -100,7 +100,7 @@ def test_a_gpu_without_triton_attends_by_torch_and_not_by_the_definition(
     wanted = run(tiny(drop_path_rate=0.0), image)
     model = tiny(drop_path_rate=0.0)
     monkeypatch.setattr(vit, "window_attention", None)  # whoever calls it fails
-    monkeypatch.setattr(_tensors, "is_on_cpu", lambda tensor: False)
+    monkeypatch.setattr(tensors, "is_on_cpu", lambda tensor: False)
     monkeypatch.setattr(vit.triton, "unsupported_reason", lambda call: "no Triton on Windows")
     for name, got in run(model, image).items():
         right = wanted[name].double()

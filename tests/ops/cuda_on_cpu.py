@@ -21,7 +21,6 @@ import torch
 from exclusive import exclusive
 from summing import sum_by
 
-from vitadapter_fast.ops import _native
 from vitadapter_fast.ops.dwconv_gelu import cuda as dwconv_gelu_cuda
 from vitadapter_fast.ops.ms_deform_attn import _call, cuda
 from vitadapter_fast.ops.patch_embed import _parts
@@ -100,7 +99,7 @@ def route(
     def launch(name: str, **arguments: Any) -> None:
         getattr(extension, name)(**arguments)
 
-    monkeypatch.setattr(_native, "launch", launch)
+    monkeypatch.setattr(extension, "launch", launch)
     monkeypatch.setattr(cuda, "unsupported_reason", _call.size_reason)
     monkeypatch.setattr(patch_embed_cuda, "unsupported_reason", _parts.size_reason)
     monkeypatch.setattr(dwconv_gelu_cuda, "unsupported_reason", dwconv_gelu_cuda.size_reason)

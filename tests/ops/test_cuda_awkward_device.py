@@ -13,7 +13,7 @@ from test_dwconv_gelu import results as conv_results
 from test_ms_deform_attn import DTYPES, case_id, check, cotangent_of, dtype_id, results
 from torch import Tensor
 
-from vitadapter_fast.ops import _native
+from vitadapter_fast.native import cuda_device
 
 __all__ = ["backend", "how"]  # fixtures
 
@@ -94,7 +94,7 @@ MANY = [
 @pytest.mark.usefixtures("how")
 @pytest.mark.parametrize("case", MANY, ids=case_id)
 def test_more_tiles_and_images_than_a_launch_has_blocks(case: AttnCase) -> None:
-    if (reason := _native.cuda_unavailable_reason()) is not None:
+    if (reason := cuda_device.cuda_unavailable_reason()) is not None:
         pytest.skip(reason)
     inputs = make_inputs(case, dtype=torch.float32)
     cotangent = cotangent_of(inputs)

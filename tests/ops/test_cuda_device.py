@@ -26,7 +26,8 @@ from test_ms_deform_attn import (
 from torch import Tensor
 
 import vitadapter_fast
-from vitadapter_fast.ops import _native, _triton
+from vitadapter_fast.native import cuda_device, extension
+from vitadapter_fast.ops import _triton
 from vitadapter_fast.ops.ms_deform_attn import _value_gradient, cuda
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +41,7 @@ pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("ignore::DeprecationW
 
 def reason_against(backend: str) -> str | None:
     if backend == "cuda":
-        return _native.cuda_unavailable_reason()
+        return cuda_device.cuda_unavailable_reason()
     if not torch.cuda.is_available():
         return "no CUDA device was found"
     if (reason := _triton.unavailable_reason()) is not None:
@@ -253,12 +254,12 @@ def test_failing_launch_names_kernel_architecture_and_remedy() -> None:
         "num_points": 4,
         "level_hw": [1, 1],
         "query_hw": [],
-        **_native.place(torch.empty(0, device=DEVICE)),
+        **cuda_device.device_and_stream(torch.empty(0, device=DEVICE)),
     }
     major, minor = torch.cuda.get_device_capability()
     told = rf"ms_deform_attn forward: cudaError\w+: .*\(sm_{major}{minor}\); .*CUDA_LAUNCH_BLOCKING"
     with pytest.raises(RuntimeError, match=told):
-        _native.launch("ms_deform_attn_forward_cuda", **call)
+        extension.launch("ms_deform_attn_forward_cuda", **call)
     check(make_inputs(REAL[0], dtype=torch.float32), "cuda", DEVICE)  # the error has been taken
 
 

@@ -18,7 +18,7 @@ from torch.fx.experimental.symbolic_shapes import (
 )
 
 from vitadapter_fast import _C
-from vitadapter_fast.ops import _native
+from vitadapter_fast.native import extension
 from vitadapter_fast.ops.ms_deform_attn import _chosen, _classic_call, _grid_call, cuda, triton
 from vitadapter_fast.ops.ms_deform_attn._call import Call
 
@@ -36,7 +36,7 @@ SIZES = ((4, 6), (3, 3), (2, 2), (1, 2), (1, 1), (2, 1))
 @pytest.fixture(autouse=True)
 def specialized(monkeypatch: pytest.MonkeyPatch) -> Any:
     """An extension whose kernels run, and a Triton that does."""
-    monkeypatch.setattr(_native, "build_info", lambda: BUILD)
+    monkeypatch.setattr(extension, "build_info", lambda: BUILD)
     for backend in (cuda, triton):
         monkeypatch.setattr(backend, "unsupported_reason", lambda call: None)
     cuda._specialized.cache_clear()
@@ -166,7 +166,7 @@ def test_unaligned_and_strided_values_take_triton() -> None:
 def test_a_build_without_cuda_kernels_leaves_the_choice_to_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_native, "build_info", dict)
+    monkeypatch.setattr(extension, "build_info", dict)
     cuda._specialized.cache_clear()
     monkeypatch.setattr(cuda, "unsupported_reason", lambda call: "built without CUDA kernels")
     assert backends(call_of()) == ["triton", "triton"]

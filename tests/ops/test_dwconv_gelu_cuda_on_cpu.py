@@ -41,7 +41,7 @@ from test_dwconv_gelu import (
     test_transposed_inputs_and_cotangent_give_the_same as check_transposed,
 )
 
-from vitadapter_fast.ops import _native
+from vitadapter_fast.native import extension
 from vitadapter_fast.ops.dwconv_gelu import _call, cuda
 
 # Under a sanitizer the large ones take minutes and show nothing more.
@@ -122,4 +122,4 @@ def test_launcher_refuses_sizes_that_disagree() -> None:
     call = _call.Call(inputs.tokens, [2, 3], inputs.weight, inputs.bias)
     for name in ("dwconv_gelu_forward_cuda", "dwconv_gelu_forward_cpu"):
         with pytest.raises(ValueError, match="grids do not add up to the tokens"):
-            getattr(load(), name)(**arguments(call), out=_native.address(inputs.tokens))
+            getattr(load(), name)(**arguments(call), out=extension.address(inputs.tokens))

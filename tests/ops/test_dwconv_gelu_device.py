@@ -13,10 +13,11 @@ from test_dwconv_gelu import (
 )
 from torch import Tensor
 
-from vitadapter_fast.ops import _native, _triton
+from vitadapter_fast.native import cuda_device
+from vitadapter_fast.ops import _triton
 
 WHY_NOT = {
-    "cuda": _native.cuda_unavailable_reason(),
+    "cuda": cuda_device.cuda_unavailable_reason(),
     "triton": _triton.unavailable_reason() if torch.cuda.is_available() else "no CUDA device",
 }
 BACKENDS = [

@@ -7,7 +7,7 @@ import torch
 from tolerance import budget, max_err
 from torch import Tensor
 
-from vitadapter_fast.ops import _gemm
+from vitadapter_fast.native import gemm
 
 
 def numbers(*shape: int) -> Tensor:
@@ -36,18 +36,18 @@ def test_linear(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A piece, of 10 rows, is no more than what is computed whole.
-    monkeypatch.setattr(_gemm, "_PIECE", 10)
-    monkeypatch.setattr(_gemm, "_HEAP_BYTES", 10 * 7 * 4 if in_pieces else 2**20)
+    monkeypatch.setattr(gemm, "_PIECE", 10)
+    monkeypatch.setattr(gemm, "_HEAP_BYTES", 10 * 7 * 4 if in_pieces else 2**20)
     calls: list[int] = []
-    run = _gemm._in_pieces
-    monkeypatch.setattr(_gemm, "_in_pieces", lambda *args: calls.append(1) or run(*args))
+    run = gemm._in_pieces
+    monkeypatch.setattr(gemm, "_in_pieces", lambda *args: calls.append(1) or run(*args))
     rows = numbers(13, num_rows).t() if transposed else numbers(num_rows, 13)
     weight = numbers(13, 7).t() if transposed else numbers(7, 13)
     bias = numbers(7) if has_bias else None
     plus = numbers(num_rows, 7) if has_plus else None
     kept = None if plus is None else plus.clone()
 
-    got = _gemm.linear(rows, weight, bias, plus=plus, overwrites=overwrites)
+    got = gemm.linear(rows, weight, bias, plus=plus, overwrites=overwrites)
 
     def product(dtype: torch.dtype) -> Tensor:
         out = rows.to(dtype) @ weight.t().to(dtype)
@@ -62,17 +62,17 @@ def test_linear(
 
 
 def test_rows_too_wide_for_pieces_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gemm, "_PIECE", 10)
-    monkeypatch.setattr(_gemm, "_HEAP_BYTES", 9 * 7 * 4)
-    monkeypatch.setattr(_gemm, "_in_pieces", None)
+    monkeypatch.setattr(gemm, "_PIECE", 10)
+    monkeypatch.setattr(gemm, "_HEAP_BYTES", 9 * 7 * 4)
+    monkeypatch.setattr(gemm, "_in_pieces", None)
     rows, weight = numbers(33, 13), numbers(7, 13)
-    check(_gemm.linear(rows, weight), rows @ weight.t(), rows.double() @ weight.double().t())
+    check(gemm.linear(rows, weight), rows @ weight.t(), rows.double() @ weight.double().t())
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (50, 8, 3), (50, 3, 8), (21, 5, 5)])
 def test_weight_gradient(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gemm, "_PIECE", 20)
+    monkeypatch.setattr(gemm, "_PIECE", 20)
     num_rows, channels, inputs = shape
     grad, rows = numbers(num_rows, channels), numbers(num_rows, inputs)
-    got = _gemm.weight_gradient(grad, rows)
+    got = gemm.weight_gradient(grad, rows)
     check(got, grad.t() @ rows, grad.double().t() @ rows.double())

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from vitadapter_fast import backend, info, ops
-from vitadapter_fast.ops import _native, _triton
+from vitadapter_fast.native import cuda_device, extension
+from vitadapter_fast.ops import _cuda, _triton
 
 DEVICE: Any = SimpleNamespace(device=torch.device("cuda", 0))
 DEVICES = [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0), (12, 1)]
@@ -27,13 +28,13 @@ def on_a_gpu(
 ) -> str | None:
     """Return why the kernels of such a build do not run on such a device."""
     build = {"cuda_kernels": True, "cuda_archs": archs, "cuda_compiler": nvcc, **facts}
-    fresh.setattr(_native, "unavailable_reason", lambda: None)
-    fresh.setattr(_native, "build_info", lambda: build)
-    fresh.setattr(_native, "_driver_version", lambda: driver)
+    fresh.setattr(extension, "unavailable_reason", lambda: None)
+    fresh.setattr(extension, "build_info", lambda: build)
+    fresh.setattr(cuda_device, "_driver_version", lambda: driver)
     fresh.setattr(torch, "version", SimpleNamespace(hip=None, cuda="13.0"))
     fresh.setattr(torch.cuda, "is_available", lambda: True)
     fresh.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    return _native.cuda_unsupported_reason(DEVICE)
+    return _cuda.unsupported_reason(DEVICE)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_code_runs_on_the_devices_that_it_was_made_for(
 ) -> None:
     found = []
     for capability in DEVICES:
-        _native._no_code_reason.cache_clear()
+        cuda_device.no_code_reason.cache_clear()
         if on_a_gpu(fresh, archs, capability=capability) is None:
             found.append(capability)
     assert found == runs_on
@@ -138,15 +139,15 @@ def test_nobody_is_told_what_is_no_news(
             assert on_a_gpu(fresh, capability=(7, 5)) is not None
     else:
         on_a_gpu(fresh)
-        _native.cuda_unavailable_reason.cache_clear()
+        cuda_device.cuda_unavailable_reason.cache_clear()
         if why == "rocm":
             fresh.setattr(torch, "version", SimpleNamespace(hip="6.2", cuda=None))
         elif why == "traced":
             fresh.setattr(torch.cuda, "is_available", lambda: False)
             fresh.setattr(torch.cuda, "init", lambda: None)
         else:
-            fresh.setattr(_native, "unavailable_reason", lambda: "it does not load")
-        assert _native.cuda_unsupported_reason(DEVICE) is not None
+            fresh.setattr(extension, "unavailable_reason", lambda: "it does not load")
+        assert _cuda.unsupported_reason(DEVICE) is not None
     assert not caplog.records
 
 

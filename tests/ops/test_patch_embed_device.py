@@ -7,9 +7,10 @@ import torch
 from cases import PATCH_CASES, PATCH_MODES, PatchCase, make_patch_inputs
 from test_patch_embed import DTYPES, MIXED, case_id, check, cotangent_of, dtype_id, results
 
-from vitadapter_fast.ops import _native, _triton
+from vitadapter_fast.native import cuda_device
+from vitadapter_fast.ops import _triton
 
-REASONS = {"cuda": _native.cuda_unavailable_reason(), "triton": _triton.unavailable_reason()}
+REASONS = {"cuda": cuda_device.cuda_unavailable_reason(), "triton": _triton.unavailable_reason()}
 REAL = PatchCase("l_512", 2, 3, 1024, (512, 512), (16, 16), (37, 37))
 
 pytestmark = [

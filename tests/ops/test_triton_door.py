@@ -14,7 +14,8 @@ import torch
 
 import vitadapter_fast
 from vitadapter_fast.errors import BackendUnavailable
-from vitadapter_fast.ops import _native, _triton, window_attention
+from vitadapter_fast.native import cuda_device, extension
+from vitadapter_fast.ops import _triton, window_attention
 from vitadapter_fast.ops._triton import Config
 from vitadapter_fast.ops.patch_embed import _call as patch_call
 from vitadapter_fast.ops.patch_embed import triton as patch_embed
@@ -93,11 +94,11 @@ def test_cuda_kernels_object_to_rocm_whose_tensors_are_called_cuda(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     build = {"cuda_kernels": True, "cuda_archs": "80-real"}
-    monkeypatch.setattr(_native, "unavailable_reason", lambda: None)
-    monkeypatch.setattr(_native, "build_info", lambda: build)
+    monkeypatch.setattr(extension, "unavailable_reason", lambda: None)
+    monkeypatch.setattr(extension, "build_info", lambda: build)
     monkeypatch.setattr(torch, "version", SimpleNamespace(hip="6.2", cuda=None))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    reason = _native.cuda_unavailable_reason.__wrapped__()
+    reason = cuda_device.cuda_unavailable_reason.__wrapped__()
     assert reason == "built for sm_80; cannot run here: this torch is for ROCm"
 
 

@@ -24,7 +24,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .. import ops
 from ..model.deform_attn import DeformAttn
-from ..ops import _tensors
+from ..native import tensors
 from .replacement import Replacement, Target
 
 __all__ = ["MSDeformAttn", "MSDeformAttnFunction", "Replacement", "replace_mmcv_op"]
@@ -228,7 +228,7 @@ def level_hw(sizes: LevelSizes) -> list[tuple[int, int]]:
         )
     # On the CPU reading costs less than anything that would tell whether it is needed: through
     # numpy, or .data, a tensor changes without a trace.
-    if _tensors.is_on_cpu(sizes) or torch.compiler.is_compiling() or sizes.is_inference():
+    if tensors.is_on_cpu(sizes) or torch.compiler.is_compiling() or sizes.is_inference():
         return _read(sizes)
     state = (sizes._version, sizes.data_ptr())
     if sizes not in _known_sizes or _known_sizes[sizes][0] != state:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops import _native, _tensors
+from ..native import extension, memory, tensors
 
 # Of the largest band. The stem of S takes 30 ms instead of 44 for an image of 512, 159 instead of
 # 220 for 800 x 1344 (2 cores of an AMD EPYC), as long with half or twice as many bytes.
@@ -36,10 +36,10 @@ def take(x: Tensor) -> bool:
     """Return whether bands are worth it: on the CPU, where nothing is kept for a backward pass."""
     return (
         type(x) is Tensor
-        and _tensors.is_on_cpu(x)
+        and tensors.is_on_cpu(x)
         and not torch.is_grad_enabled()
-        and not _tensors.is_recorded()
-        and _native.unavailable_reason() is None
+        and not tensors.is_recorded()
+        and extension.unavailable_reason() is None
     )
 
 
@@ -59,7 +59,7 @@ def in_bands(x: Tensor, layers: Sequence[Layer]) -> Tensor:
         if out is None:
             B, C, _, W = band.shape
             out = band.new_empty((B, height, W, C)).permute(0, 3, 1, 2)
-            _native.output_address(out)
+            memory.output_address(out)
         out[:, :, first:last] = band
     assert out is not None
     return out

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..ops import _tensors
+from ..native import tensors
 from .plain import is_watched
 
 
@@ -48,9 +48,9 @@ def add_branch(drop_path: nn.Module, branch: nn.Module, x: Tensor, *args: Any) -
     kept: Tensor | None = drop_path(x)
     if (
         kept is None
-        or not _tensors.is_on_cpu(kept)
+        or not tensors.is_on_cpu(kept)
         or type(kept) is not Tensor
-        or _tensors.is_recorded()
+        or tensors.is_recorded()
     ):
         return branch(x, *args, kept=kept)  # type: ignore[no-any-return]
     modules = [branch, *(arg for arg in args if isinstance(arg, nn.Module))]

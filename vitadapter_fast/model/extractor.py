@@ -5,7 +5,8 @@
 import torch
 from torch import Tensor, nn
 
-from ..ops import _tensors, dwconv_gelu
+from ..native import tensors
+from ..ops import dwconv_gelu
 from .deform_attn import DeformAttn
 from .drop_path import DropPath, add_branch
 from .grid import Grids
@@ -58,7 +59,7 @@ class Extractor(nn.Module):
         if self.with_cffn:
             # Nobody else has seen what the attention made, unless by a hook. Only the CPU gains.
             overwrites = (
-                _tensors.is_on_cpu(c)
+                tensors.is_on_cpu(c)
                 and not torch.is_grad_enabled()
                 and type(self.attn) is DeformAttn
                 and not is_watched(self)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..ops import _gemm, _tensors, _token_rows
+from ..native import gemm, tensors, token_rows
 from .plain import is_plain
 
 
@@ -116,8 +116,8 @@ def _activate(
 
     The gradient of the activation may be overwritten.
     """
-    if activation == "gelu" and hidden.is_contiguous() and _token_rows.is_ours(hidden):
-        return _token_rows.gelu(hidden, grad), grad
+    if activation == "gelu" and hidden.is_contiguous() and token_rows.is_ours(hidden):
+        return token_rows.gelu(hidden, grad), grad
     activated = activate(hidden, activation)
     if grad is None or activation == "none":
         return activated, grad
@@ -135,7 +135,7 @@ def _fused_dtype(x: Tensor, *modules: nn.Module) -> torch.dtype | None:
     on GPUs nothing is gained where nothing is kept for a backward pass: folding LayerScale into the
     weights is more work then, for Python too, than one pass over the tokens.
     """
-    if _tensors.is_recorded() or not (torch.is_grad_enabled() or _tensors.is_on_cpu(x)):
+    if tensors.is_recorded() or not (torch.is_grad_enabled() or tensors.is_on_cpu(x)):
         return None
     if not all(is_plain(module, nn.Linear, nn.LayerNorm) for module in modules):
         return None
@@ -170,7 +170,7 @@ class _NormLinear(torch.autograd.Function):
         assert weight is not None
         rows = _rows(normalized, dtype)
         ctx.set_materialize_grads(False)
-        return _gemm.linear(rows, weight, bias).view(*x.shape[:-1], weight.shape[0]), x
+        return gemm.linear(rows, weight, bias).view(*x.shape[:-1], weight.shape[0]), x
 
     @staticmethod
     @once_differentiable
@@ -190,9 +190,9 @@ class _NormLinear(torch.autograd.Function):
             weight = _join(weights, ctx.dtype)
             assert weight is not None
             source = x.to(norm_weight.dtype)
-            back = _gemm.linear(grad, weight.t()).view(x.shape).to(source.dtype)
-            if _token_rows.is_ours(back, x, norm_weight, norm_bias):
-                normalized, *of_norm = _token_rows.normalize_backward(
+            back = gemm.linear(grad, weight.t()).view(x.shape).to(source.dtype)
+            if token_rows.is_ours(back, x, norm_weight, norm_bias):
+                normalized, *of_norm = token_rows.normalize_backward(
                     back, x, norm_weight, norm_bias, ctx.eps, plus
                 )
                 grads[:3] = back, *of_norm
@@ -207,7 +207,7 @@ class _NormLinear(torch.autograd.Function):
         if any(needs[5 : 5 + half]):
             if normalized is None:
                 normalized = _normalize(x, norm_weight, norm_bias, ctx.eps)[0]
-            product = _gemm.weight_gradient(grad, _rows(normalized, ctx.dtype))
+            product = gemm.weight_gradient(grad, _rows(normalized, ctx.dtype))
             grad_weights = list(torch.split(product.to(weights[0].dtype), sizes))
         grad_biases: list[Tensor | None] = [None] * half
         if any(needs[5 + half :]):
@@ -237,9 +237,9 @@ class _ResidualLinear(torch.autograd.Function):
         scaled = _scaled(weight, gamma).to(dtype)
         shift = None if bias is None else (bias if gamma is None else gamma * bias).to(dtype)
         if kept is None and x.dtype == dtype:
-            total = _gemm.linear(rows, scaled, shift, plus=_rows(x, dtype), overwrites=overwrites)
+            total = gemm.linear(rows, scaled, shift, plus=_rows(x, dtype), overwrites=overwrites)
             return total.view(x.shape)
-        branch = _gemm.linear(rows, scaled, shift).view(x.shape)
+        branch = gemm.linear(rows, scaled, shift).view(x.shape)
         return x + branch if kept is None else torch.addcmul(x, kept.to(x.dtype), branch)
 
     @staticmethod
@@ -252,14 +252,14 @@ class _ResidualLinear(torch.autograd.Function):
         back = grad_weight = grad_bias = grad_gamma = None
         if needs_hidden:
             scaled = _scaled(weight, gamma).to(ctx.dtype)
-            back = _gemm.linear(rows, scaled.t()).view(*grad.shape[:-1], weight.shape[1])
+            back = gemm.linear(rows, scaled.t()).view(*grad.shape[:-1], weight.shape[1])
             back = back.to(hidden.dtype)
         activated, grad_hidden = _activate(hidden, ctx.activation, back)
         if needs_bias or needs_gamma:
             total = rows.sum(0, dtype=weight.dtype)
             grad_bias = total if gamma is None else gamma * total
         if needs_weight or needs_gamma:
-            product = _gemm.weight_gradient(rows, _rows(activated, ctx.dtype))
+            product = gemm.weight_gradient(rows, _rows(activated, ctx.dtype))
             grad_weight = product.to(weight.dtype)
             if gamma is not None:
                 if needs_gamma:
@@ -283,8 +283,8 @@ def _normalize(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return normalized tokens, mean and 1 / deviation; the first only until the next call."""
-    if _token_rows.is_ours(x, weight, bias):
-        return _token_rows.normalize(x, weight, bias, eps)
+    if token_rows.is_ours(x, weight, bias):
+        return token_rows.normalize(x, weight, bias, eps)
     return torch.native_layer_norm(x.to(weight.dtype), x.shape[-1:], weight, bias, eps)
 
 

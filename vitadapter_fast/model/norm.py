@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from ..ops import _tensors, batch_norm
-from ..ops._native import unavailable_reason
+from ..native import tensors
+from ..native.extension import unavailable_reason
+from ..ops import batch_norm
 from .grid import map_to_tokens, tokens_to_map
 from .plain import is_plain
 
@@ -73,7 +74,7 @@ def normalize(
         memory_format: Of the result.
     """
     if not _runs_here(norm, level):
-        if _tensors.is_recorded():
+        if tensors.is_recorded():
             level = level.contiguous(memory_format=memory_format)
         else:
             level = _Relaid.apply(level, memory_format)  # type: ignore[no-untyped-call]
@@ -98,8 +99,8 @@ def normalize(
 def _runs_here(norm: nn.Module, level: Tensor) -> bool:
     """Return whether our batch norm runs: it changes the layout on the way, and keeps no ReLU."""
     return (
-        not _tensors.is_recorded()
-        and _tensors.is_on_cpu(level)
+        not tensors.is_recorded()
+        and tensors.is_on_cpu(level)
         and is_plain(norm, nn.BatchNorm2d)
         and norm.training
         and norm.bias is not None

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..ops import _gemm, _tensors, _token_rows
+from ..native import gemm, tensors, token_rows
 from .grid import Grids, map_to_tokens, split_prior, tokens_to_map
 from .norm import as_affine, is_constant, normalize
 from .plain import is_plain
@@ -149,13 +149,13 @@ def _writes_once(level: Tensor) -> bool:
 
     On the CPU ``_relaid`` is the faster way, and compilers fuse both.
     """
-    return not (torch.is_grad_enabled() or _tensors.is_recorded() or _tensors.is_on_cpu(level))
+    return not (torch.is_grad_enabled() or tensors.is_recorded() or tensors.is_on_cpu(level))
 
 
 def _sums_here(map_8: Tensor, at_4: Tensor, up: nn.Module, project: nn.Module) -> bool:
     return (
-        not _tensors.is_recorded()
-        and _tensors.is_on_cpu(map_8)
+        not tensors.is_recorded()
+        and tensors.is_on_cpu(map_8)
         and map_8.dtype == at_4.dtype
         and map_8.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
@@ -198,15 +198,11 @@ def _largest(
 
 def _relaid(level: Tensor, memory_format: torch.memory_format) -> Tensor:
     """Return a map that is channels last in another format."""
-    if (
-        memory_format == torch.channels_last
-        or level.requires_grad
-        or not _token_rows.is_ours(level)
-    ):
+    if memory_format == torch.channels_last or level.requires_grad or not token_rows.is_ours(level):
         return level.contiguous(memory_format=memory_format)
     out = torch.empty_like(level, memory_format=memory_format)
     for rows, planes in zip(map_to_tokens(level), out, strict=True):
-        _token_rows.transpose(rows, planes)
+        token_rows.transpose(rows, planes)
     return out
 
 
@@ -227,7 +223,7 @@ class _LargestSum(torch.autograd.Function):
         ctx.vit_shape = None if vit_map is None else vit_map.shape
         total = F.conv_transpose2d(map_8, up_weight, bias, stride=2)
         total = total.contiguous(memory_format=torch.channels_last)
-        rows = _gemm.linear(_rows(at_4), weight, plus=_rows(total), overwrites=True)
+        rows = gemm.linear(_rows(at_4), weight, plus=_rows(total), overwrites=True)
         total = rows.view(total.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
         if vit_map is not None:
             _add_resized(total, vit_map)
@@ -248,11 +244,11 @@ class _LargestSum(torch.autograd.Function):
             grads[2] = grad.sum((0, 2, 3))
         if needs[3]:
             hw = (at_4.shape[2], at_4.shape[3])
-            grad_rows = _gemm.linear(_rows(grad), weight.t())
+            grad_rows = gemm.linear(_rows(grad), weight.t())
             tokens = grad_rows.view(at_4.shape[0], hw[0] * hw[1], weight.shape[1])
             grads[3] = tokens_to_map(tokens, hw)
         if needs[4]:
-            grads[4] = _gemm.weight_gradient(_rows(grad), _rows(at_4))
+            grads[4] = gemm.weight_gradient(_rows(grad), _rows(at_4))
         if needs[5]:
             grads[5] = torch.ops.aten.upsample_bilinear2d_backward(
                 grad, grad.shape[2:], ctx.vit_shape, False
@@ -272,7 +268,7 @@ def _up_weight_gradient(grad: Tensor, map_8: Tensor) -> Tensor:
     """
     rows = _rows(map_8)
     taps = [
-        _gemm.weight_gradient(rows, grad[:, :, y::2, x::2].permute(0, 2, 3, 1).flatten(0, 2))
+        gemm.weight_gradient(rows, grad[:, :, y::2, x::2].permute(0, 2, 3, 1).flatten(0, 2))
         for y in range(2)
         for x in range(2)
     ]

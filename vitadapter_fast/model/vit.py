@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import _tensors, window_attention
+from ..native import tensors
+from ..native.extension import unavailable_reason
+from ..ops import window_attention
 from ..ops._backends import requested
-from ..ops._native import unavailable_reason
 from ..ops.window_attention import triton
 from ..ops.window_attention._call import Call
 from ..ops.window_attention.reference import merge_windows, partition_windows
@@ -240,10 +241,10 @@ def _beats_torch(heads: Tensor) -> bool:
     and 78, 570 and 263.
     """
     return (
-        not _tensors.is_recorded()
+        not tensors.is_recorded()
         and unavailable_reason() is None
         and requested(None) in (None, "cpu")
-        and _tensors.is_on_cpu(heads)
+        and tensors.is_on_cpu(heads)
         and heads.dtype == torch.float32
         and heads.shape[0] * heads.shape[3] >= torch.get_num_threads()
     )
@@ -257,7 +258,7 @@ def _has_kernel(heads: Tensor, hw: tuple[int, int], window_size: int) -> bool:
     """
     return (
         torch.compiler.is_compiling()
-        or _tensors.is_on_cpu(heads)
+        or tensors.is_on_cpu(heads)
         or requested(None) is not None
         or triton.unsupported_reason(Call(heads, list(hw), window_size)) is None
     )

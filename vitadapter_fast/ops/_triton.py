@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _tensors
+from ..native import tensors
 
 _OLDEST = (3, 1)
 # Before it, bfloat16 does not compile for sm_75 nor products for sm_70: one aborts the process.
@@ -69,7 +69,7 @@ def unsupported_reason(tensor: Tensor) -> str | None:
     if (reason := unavailable_reason()) is not None:
         return reason
     # ROCm too: torch calls its devices cuda.
-    kind = _tensors.device_type(tensor)
+    kind = tensors.device_type(tensor)
     if kind == "cuda":
         return None if is_interpreted() else _device_reason(tensor)
     if kind == "cpu" and is_interpreted():
@@ -105,7 +105,7 @@ def _device_reason(tensor: Tensor) -> str | None:
         # A compiler shows tensors of its own, and what it traces is launched later.
         if _is_traced.get() or type(tensor) not in (Tensor, torch.nn.Parameter):
             return None
-        with _tensors.current_device(tensor):
+        with tensors.current_device(tensor):
             # The first launch loads code, which a capture forbids: it fails by itself or not.
             if torch.cuda.is_current_stream_capturing():
                 return None
@@ -178,7 +178,7 @@ def traced() -> Iterator[None]:
 def current_device(tensor: Tensor) -> AbstractContextManager[object]:
     """Make the tensor's device current in the block; Triton launches on the current device."""
     # What is traced runs later, where torch sees to it, and maybe without a device here.
-    return nullcontext() if _is_traced.get() else _tensors.current_device(tensor)
+    return nullcontext() if _is_traced.get() else tensors.current_device(tensor)
 
 
 # From Triton 3.10 on, fusion is off unless asked for: a fifth more instructions. What torch traces

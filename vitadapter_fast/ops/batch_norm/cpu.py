@@ -7,26 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _native, _tensors
-from .._tensors import dense_rows, row_strides
+from ...native import extension, memory, tensors
+from ...native.tensors import dense_rows, row_strides
 from ._call import Call, new_outputs
 
 
 def unsupported_reason(call: Call) -> str | None:
     """Return why the CPU kernels cannot run this call, or None."""
-    if not _tensors.is_on_cpu(call.tokens):
+    if not tensors.is_on_cpu(call.tokens):
         return f"it runs on CPU tensors, got {call.tokens.device}"
-    return _native.unavailable_reason()
+    return extension.unavailable_reason()
 
 
 def forward(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     """Return the result, [B, N, C] or [B, C, N], mean and variance, [C] each."""
     out, mean, variance = new_outputs(call)
     call = _dense(call)
-    _native.launch(
+    extension.launch(
         "batch_norm_forward_cpu",
         **_arguments(call, mean, variance),
-        out=_native.output_address(out),
+        out=memory.output_address(out),
     )
     return out, mean, variance
 
@@ -39,14 +39,14 @@ def backward(
     weight, bias = torch.empty_like(call.weight), torch.empty_like(call.bias)
     call, grad_out = _dense(call), dense_rows(grad_out)
     mean, variance = mean.contiguous(), variance.contiguous()
-    _native.launch(
+    extension.launch(
         "batch_norm_backward_cpu",
         **_arguments(call, mean, variance),
-        grad_out=_native.address(grad_out),
+        grad_out=extension.address(grad_out),
         grad_out_strides=row_strides(grad_out),
-        grad_tokens=_native.output_address(tokens),
-        grad_weight=_native.output_address(weight),
-        grad_bias=_native.output_address(bias),
+        grad_tokens=memory.output_address(tokens),
+        grad_weight=memory.output_address(weight),
+        grad_bias=memory.output_address(bias),
     )
     return tokens, weight, bias
 
@@ -61,16 +61,16 @@ def _dense(call: Call) -> Call:
 
 def _arguments(call: Call, mean: Tensor, variance: Tensor) -> dict[str, Any]:
     return {
-        "tokens": _native.address(call.tokens),
+        "tokens": extension.address(call.tokens),
         "tokens_strides": row_strides(call.tokens),
-        "dtype": _native.dtype_code(call.tokens),
-        "tokens_shape": tuple(_native.flat(call.tokens.shape)),
-        "weight": _native.address(call.weight),
-        "bias": _native.address(call.bias),
+        "dtype": extension.dtype_code(call.tokens),
+        "tokens_shape": tuple(extension.flat(call.tokens.shape)),
+        "weight": extension.address(call.weight),
+        "bias": extension.address(call.bias),
         "eps": call.eps,
         "has_relu": call.has_relu,
         "has_planes": call.has_planes,
-        "mean": _native.address(mean),
-        "variance": _native.address(variance),
-        "num_threads": _native.num_threads(),
+        "mean": extension.address(mean),
+        "variance": extension.address(variance),
+        "num_threads": extension.num_threads(),
     }

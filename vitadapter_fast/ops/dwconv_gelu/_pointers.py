@@ -4,8 +4,8 @@
 
 from typing import Any
 
-from .. import _native
-from .._tensors import dense_rows, row_strides
+from ...native import extension
+from ...native.tensors import dense_rows, row_strides
 from ._call import Call
 
 
@@ -21,11 +21,11 @@ def dense(call: Call) -> Call:
 def arguments(call: Call) -> dict[str, Any]:
     """Return the launcher arguments that describe a dense call."""
     return {
-        "tokens": _native.address(call.tokens),
-        "weight": _native.address(call.weight),
-        "bias": _native.address(call.bias),
-        "dtype": _native.dtype_code(call.tokens),
+        "tokens": extension.address(call.tokens),
+        "weight": extension.address(call.weight),
+        "bias": extension.address(call.bias),
+        "dtype": extension.dtype_code(call.tokens),
         "tokens_strides": row_strides(call.tokens),
         "tokens_shape": list(call.tokens.shape),
-        "grid_hw": _native.flat(call.grid_hw),
+        "grid_hw": extension.flat(call.grid_hw),
     }

@@ -7,28 +7,28 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import _native, _tensors
-from .._tensors import dense_rows, row_strides
+from ...native import extension, memory, tensors
+from ...native.tensors import dense_rows, row_strides
 from ._call import Call
 from ._pointers import arguments, dense
 
 
 def unsupported_reason(call: Call) -> str | None:
     """Return why the CPU kernels cannot run this call, or None."""
-    if not _tensors.is_on_cpu(call.tokens):
+    if not tensors.is_on_cpu(call.tokens):
         return f"it runs on CPU tensors, got {call.tokens.device}"
-    return _native.unavailable_reason()
+    return extension.unavailable_reason()
 
 
 def forward(call: Call) -> Tensor:
     """Return GELU of the convolved tokens, [B, N, C] in their dtype."""
     out = torch.empty(call.tokens.shape, dtype=call.tokens.dtype, device="cpu")
     call = dense(call)
-    _native.launch(
+    extension.launch(
         "dwconv_gelu_forward_cpu",
         **arguments(call),
-        num_threads=_native.num_threads(),
-        out=_native.output_address(out),
+        num_threads=extension.num_threads(),
+        out=memory.output_address(out),
     )
     return out
 
@@ -42,14 +42,14 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
         for tensor, need in zip((call.tokens, call.weight, call.bias), needs, strict=True)
     ]
     call, grad_out = dense(call), dense_rows(grad_out)
-    _native.launch(
+    extension.launch(
         "dwconv_gelu_backward_cpu",
         **arguments(call),
-        num_threads=_native.num_threads(),
-        grad_out=_native.address(grad_out),
+        num_threads=extension.num_threads(),
+        grad_out=extension.address(grad_out),
         grad_out_strides=row_strides(grad_out),
-        grad_tokens=_native.output_address(grads[0]),
-        grad_weight=_native.output_address(grads[1]),
-        grad_bias=_native.output_address(grads[2]),
+        grad_tokens=memory.output_address(grads[0]),
+        grad_weight=memory.output_address(grads[1]),
+        grad_bias=memory.output_address(grads[2]),
     )
     return grads

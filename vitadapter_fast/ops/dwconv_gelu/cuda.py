@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import _native
-from .._tensors import current_device, dense_rows, row_strides
+from ...native import cuda_device, extension
+from ...native.tensors import current_device, dense_rows, row_strides
+from .. import _cuda
 from ._call import Call, pairs, split_sums
 from ._pointers import arguments, dense
 
@@ -19,7 +20,7 @@ _TILE_H, _TILE_W = 16, 32  # kWeightRows and kWeightColumns of params.h
 
 def unsupported_reason(call: Call) -> str | None:
     """Return why the CUDA kernels cannot run this call, or None."""
-    if (reason := _native.cuda_unsupported_reason(call.tokens)) is not None:
+    if (reason := _cuda.unsupported_reason(call.tokens)) is not None:
         return reason
     return size_reason(call)
 
@@ -39,11 +40,11 @@ def forward(call: Call) -> Tensor:
     out = call.tokens.new_empty(call.tokens.shape)
     call = dense(call)
     with current_device(out):
-        _native.launch(
+        extension.launch(
             "dwconv_gelu_forward_cuda",
             **arguments(call),
-            **_native.place(out),
-            out=_native.address(out),
+            **cuda_device.device_and_stream(out),
+            out=extension.address(out),
         )
     return out
 
@@ -59,15 +60,15 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
         compute = torch.promote_types(call.tokens.dtype, torch.float32)
         partial = call.tokens.new_empty(B * _num_tiles(call), 10, C, dtype=compute)
     with current_device(grad_out):
-        _native.launch(
+        extension.launch(
             "dwconv_gelu_backward_cuda",
             **arguments(call),
-            **_native.place(grad_out),
-            grad_out=_native.address(grad_out),
+            **cuda_device.device_and_stream(grad_out),
+            grad_out=extension.address(grad_out),
             grad_out_strides=row_strides(grad_out),
-            grad_sum=_native.address(grad_sum),
-            grad_tokens=_native.address(grad_tokens),
-            partial_sums=_native.address(partial),
+            grad_sum=extension.address(grad_sum),
+            grad_tokens=extension.address(grad_tokens),
+            partial_sums=extension.address(partial),
             tiles=0 if partial is None else partial.shape[0],
         )
     return [grad_tokens, *split_sums(call, partial, needs)]

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...native.tensors import dense_rows, row_strides
 from .. import _triton
-from .._tensors import dense_rows, row_strides
 from .._triton import Config
 from ._call import Call, pairs, split_sums
 

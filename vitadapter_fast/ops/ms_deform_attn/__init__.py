@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _tensors
+from ...native import tensors
 from .._arguments import check_types, flat_pairs
 from .._backends import checked_choice, choose, requested
 from .._library import define_autocast, define_gradient, define_op, lower
@@ -107,7 +107,7 @@ def ms_deform_attn_grid(
 
 
 def _chosen(call: Call, backend: str | None, *, is_backward: bool = False) -> ModuleType:
-    is_on_gpu = _tensors.device_type(call.value) == "cuda"
+    is_on_gpu = tensors.device_type(call.value) == "cuda"
     reason = cuda.generic_reason(call, is_backward=is_backward) if is_on_gpu else None
     if reason is None:
         return choose(call.op, BACKENDS, call, backend)

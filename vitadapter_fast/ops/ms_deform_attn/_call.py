@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...native.tensors import dense_rows
 from .._arguments import FLOATS, has_bad_sizes, num_pixels
-from .._tensors import dense_rows
 
 MAX_SIZES = 16  # of levels and of query grids, in GPU kernels
 _MAX_INT32 = 2**31 - 1

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import _native, _tensors
-from .._tensors import dense_rows, row_strides
+from ...native import extension, memory, tensors
+from ...native.tensors import dense_rows, row_strides
 from ._call import Call, dense
 from ._pointers import arguments
 
 
 def unsupported_reason(call: Call) -> str | None:
     """Return why the CPU kernels cannot run this call, or None."""
-    if not _tensors.is_on_cpu(call.value):
+    if not tensors.is_on_cpu(call.value):
         return f"it runs on CPU tensors, got {call.value.device}"
-    return _native.unavailable_reason()
+    return extension.unavailable_reason()
 
 
 def forward(call: Call) -> Tensor:
@@ -25,11 +25,11 @@ def forward(call: Call) -> Tensor:
     B, _, M, D = call.value.shape
     out = call.value.new_empty(B, call.points.shape[1], M * D)
     call = dense(call)
-    _native.launch(
+    extension.launch(
         "ms_deform_attn_forward_cpu",
         **arguments(call),
-        num_threads=_native.num_threads(),
-        out=_native.output_address(out),
+        num_threads=extension.num_threads(),
+        out=memory.output_address(out),
     )
     return out
 
@@ -42,14 +42,14 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
         for tensor, need in zip(tensors, needs, strict=True)
     ]
     call, grad_out = dense(call), dense_rows(grad_out)
-    _native.launch(
+    extension.launch(
         "ms_deform_attn_backward_cpu",
         **arguments(call),
-        num_threads=_native.num_threads(),
-        grad_out=_native.address(grad_out),
+        num_threads=extension.num_threads(),
+        grad_out=extension.address(grad_out),
         grad_out_strides=row_strides(grad_out),
-        grad_value=_native.output_address(grads[0]),
-        grad_points=_native.output_address(grads[1]),
-        grad_weights=_native.output_address(grads[2]),
+        grad_value=memory.output_address(grads[0]),
+        grad_points=memory.output_address(grads[1]),
+        grad_weights=memory.output_address(grads[2]),
     )
     return grads

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _native
-from .._tensors import current_device, dense_rows, row_strides
+from ...native import cuda_device, extension
+from ...native.tensors import current_device, dense_rows, row_strides
+from .. import _cuda
 from . import _value_gradient
 from ._call import Call, dense, size_reason
 from ._pointers import arguments
@@ -20,7 +21,7 @@ from ._value_gradient import Bins
 
 def unsupported_reason(call: Call) -> str | None:
     """Return why the CUDA kernels cannot run this call, or None."""
-    if (reason := _native.cuda_unsupported_reason(call.value)) is not None:
+    if (reason := _cuda.unsupported_reason(call.value)) is not None:
         return reason
     return size_reason(call)
 
@@ -61,7 +62,7 @@ def generic_reason(call: Call, *, is_backward: bool = False) -> str | None:
 @cache
 def _specialized() -> dict[str, Any]:
     """Return what csrc/common/dispatch.h names, as the extension was built."""
-    info = _native.build_info()
+    info = extension.build_info()
     return {
         "shapes": set(product(info.get("head_channels", ()), info.get("levels", ()))),
         "points": info.get("points"),
@@ -84,11 +85,11 @@ def forward(call: Call) -> Tensor:
     out = call.value.new_empty(B, call.points.shape[1], M * D)
     call = dense(call)
     with current_device(out):
-        _native.launch(
+        extension.launch(
             "ms_deform_attn_forward_cuda",
             **arguments(call),
-            **_native.place(out),
-            out=_native.address(out),
+            **cuda_device.device_and_stream(out),
+            out=extension.address(out),
         )
     return out
 
@@ -105,8 +106,8 @@ class _Kernels:
         self._held = call, grad_out
         self._common = {
             **arguments(call),
-            **_native.place(grad_out),
-            "grad_out": _native.address(grad_out),
+            **cuda_device.device_and_stream(grad_out),
+            "grad_out": extension.address(grad_out),
             "grad_out_strides": row_strides(grad_out),
         }
 
@@ -117,27 +118,27 @@ class _Kernels:
         total: Tensor | None,
         bins: Bins | None,
     ) -> None:
-        _native.launch(
+        extension.launch(
             "ms_deform_attn_points_backward_cuda",
             **self._common,
-            grad_points=_native.address(grad_points),
-            grad_weights=_native.address(grad_weights),
-            grad_value=_native.address(total),
+            grad_points=extension.address(grad_points),
+            grad_weights=extension.address(grad_weights),
+            grad_value=extension.address(total),
             sums_by_records=total is None,
             **(_addresses(bins) if bins else {}),
         )
 
     def place(self, bins: Bins) -> None:
-        _native.launch("ms_deform_attn_place_cuda", **self._common, **_addresses(bins))
+        extension.launch("ms_deform_attn_place_cuda", **self._common, **_addresses(bins))
 
     def gather(self, bins: Bins, grad_value: Tensor) -> None:
-        _native.launch(
+        extension.launch(
             "ms_deform_attn_gather_cuda",
             **self._common,
             **_addresses(bins),
-            grad_value=_native.address(grad_value),
+            grad_value=extension.address(grad_value),
         )
 
 
 def _addresses(bins: Bins) -> dict[str, Any]:
-    return {name: _native.address(tensor) for name, tensor in vars(bins).items()}
+    return {name: extension.address(tensor) for name, tensor in vars(bins).items()}

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ...native.tensors import dense_rows, row_strides
 from .. import _triton
-from .._tensors import dense_rows, row_strides
 from .._triton import Config, Table
 from . import _value_gradient
 from ._call import MAX_SIZES, Call, num_cells, pairs, size_reason

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import _gemm, _native
+from ...native import extension, gemm
 from ._call import Call
 
 _MAX_INT32 = 2**31 - 1
@@ -138,15 +138,15 @@ def _resize_add(
     **place: Any,
 ) -> None:
     y, x = axes(call)
-    _native.launch(
+    extension.launch(
         launcher,
-        source=_native.address(source),
-        tokens=_native.address(tokens),
-        bias=_native.address(bias),
-        out=_native.address(out),
-        source_dtype=_native.dtype_code(source),
-        tokens_dtype=_native.dtype_code(source if tokens is None else tokens),
-        out_dtype=_native.dtype_code(out),
+        source=extension.address(source),
+        tokens=extension.address(tokens),
+        bias=extension.address(bias),
+        out=extension.address(out),
+        source_dtype=extension.dtype_code(source),
+        tokens_dtype=extension.dtype_code(source if tokens is None else tokens),
+        out_dtype=extension.dtype_code(out),
         y=y,
         x=x,
         is_antialiased=is_antialiased(call),
@@ -180,7 +180,7 @@ def gradients(
     image = _image_gradient(call, grad) if needs_image else None
     weight = None
     if needs_weight:
-        weight = _gemm.weight_gradient(grad, columns_of(call)).view(call.weight.shape)
+        weight = gemm.weight_gradient(grad, columns_of(call)).view(call.weight.shape)
     bias = grad_out.sum((0, 1)).to(call.image.dtype) if needs_bias else None
     return [image, weight, bias, table(call, grad_out) if needs_table else None]
 
@@ -188,7 +188,7 @@ def gradients(
 def _image_gradient(call: Call, grad: Tensor) -> Tensor:
     """Lay the gradients of the patches side by side; patches do not overlap."""
     image = call.image
-    rows = _gemm.linear(grad, kernel_matrix(call).t())
+    rows = gemm.linear(grad, kernel_matrix(call).t())
     result = image.new_zeros(image.shape)
     cut = patches(call._replace(image=result))
     cut.copy_(rows.view(cut.shape))

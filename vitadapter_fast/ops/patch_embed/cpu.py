@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .. import _gemm, _native, _tensors
+from ...native import extension, gemm, tensors
 from . import _parts
 from ._call import Call
 
@@ -20,16 +20,16 @@ _LAUNCHER = "patch_embed_resize_add_cpu"
 
 def unsupported_reason(call: Call) -> str | None:
     """Return why the CPU kernels cannot run this call, or None."""
-    if not _tensors.is_on_cpu(call.image):
+    if not tensors.is_on_cpu(call.image):
         return f"it runs on CPU tensors, got {call.image.device}"
-    return _native.unavailable_reason() or _parts.size_reason(call)
+    return extension.unavailable_reason() or _parts.size_reason(call)
 
 
 def forward(call: Call) -> Tensor:
     """Return the tokens, [B, h * w, C] in the promoted dtype of image and table."""
     # torch's copy of the patches takes 0.9 ms of 18 for L at 1024 x 1024 (2-core AMD EPYC).
-    tokens = _gemm.linear(_parts.columns(call), _parts.kernel_matrix(call))
-    return _parts.add_positions(_LAUNCHER, call, tokens, num_threads=_native.num_threads())
+    tokens = gemm.linear(_parts.columns(call), _parts.kernel_matrix(call))
+    return _parts.add_positions(_LAUNCHER, call, tokens, num_threads=extension.num_threads())
 
 
 def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
@@ -38,4 +38,4 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
 
 
 def _table_gradient(call: Call, grad_out: Tensor) -> Tensor:
-    return _parts.table_gradient(_LAUNCHER, call, grad_out, num_threads=_native.num_threads())
+    return _parts.table_gradient(_LAUNCHER, call, grad_out, num_threads=extension.num_threads())

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import _native, _tensors
+from ...native import cuda_device, extension, tensors
+from .. import _cuda
 from . import _parts
 from ._call import Call
 
@@ -21,21 +22,23 @@ _LAUNCHER = "patch_embed_resize_add_cuda"
 
 def unsupported_reason(call: Call) -> str | None:
     """Return why the CUDA kernels cannot run this call, or None."""
-    if (reason := _native.cuda_unsupported_reason(call.image)) is not None:
+    if (reason := _cuda.unsupported_reason(call.image)) is not None:
         return reason
     return _parts.size_reason(call)
 
 
 def forward(call: Call) -> Tensor:
     """Return the tokens, [B, h * w, C] in the promoted dtype of image and table."""
-    with _tensors.current_device(call.image):
+    with tensors.current_device(call.image):
         tokens = torch.mm(_columns(call), _parts.kernel_matrix(call).t())
-        return _parts.add_positions(_LAUNCHER, call, tokens, **_native.place(call.image))
+        return _parts.add_positions(
+            _LAUNCHER, call, tokens, **cuda_device.device_and_stream(call.image)
+        )
 
 
 def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
     """Return the gradients of image, weight, bias and table; None where ``needs`` says so."""
-    with _tensors.current_device(call.image):
+    with tensors.current_device(call.image):
         return _parts.gradients(call, grad_out, needs, _columns, _table_gradient)
 
 
@@ -45,20 +48,22 @@ def _columns(call: Call) -> Tensor:
     h, w = call.grid_hw
     patch_h, patch_w = call.weight.shape[2:]
     columns = image.new_empty(B * h * w, in_chans * patch_h * patch_w)
-    _native.launch(
+    extension.launch(
         "patch_embed_columns_cuda",
-        image=_native.address(image),
+        image=extension.address(image),
         strides=image.stride(),
-        columns=_native.address(columns),
+        columns=extension.address(columns),
         batch=B,
         in_chans=in_chans,
         grid_hw=(h, w),
         patch_hw=(patch_h, patch_w),
         element_bytes=image.element_size(),
-        **_native.place(image),
+        **cuda_device.device_and_stream(image),
     )
     return columns
 
 
 def _table_gradient(call: Call, grad_out: Tensor) -> Tensor:
-    return _parts.table_gradient(_LAUNCHER, call, grad_out, **_native.place(call.image))
+    return _parts.table_gradient(
+        _LAUNCHER, call, grad_out, **cuda_device.device_and_stream(call.image)
+    )

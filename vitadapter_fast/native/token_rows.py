@@ -8,30 +8,26 @@ system and gets it back page by page. A normalization of [5376, 384] in a traini
 and with fresh buffers 2 to 7 (2 cores of an AMD EPYC).
 """
 
-import threading
-
 import torch
 from torch import Tensor
 
-from . import _native, _tensors
+from . import extension, memory, tensors
 
-_KEPT_BYTES = 64 * 2**20
 _PLAIN = (Tensor, torch.nn.Parameter)
-_kept = threading.local()
 
 
-def is_ours(*tensors: Tensor) -> bool:
+def is_ours(*inputs: Tensor) -> bool:
     """Return whether our kernels take these: plain float32 tensors on the CPU, not recorded."""
     return (
         all(
             type(tensor) in _PLAIN  # not fake ones, nor others that only look dense
             and tensor.dtype == torch.float32
-            and _tensors.is_on_cpu(tensor)
+            and tensors.is_on_cpu(tensor)
             and tensor.numel() > 0
-            for tensor in tensors
+            for tensor in inputs
         )
-        and not _tensors.is_recorded()
-        and _native.unavailable_reason() is None
+        and not tensors.is_recorded()
+        and extension.unavailable_reason() is None
     )
 
 
@@ -80,19 +76,19 @@ def _normalize(
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
     mean, rstd = x.new_empty((*x.shape[:-1], 1)), x.new_empty((*x.shape[:-1], 1))
-    out = _memory("normalized", x.numel()).view(x.shape)
-    _native.launch(
+    out = memory.kept("normalized", x.numel()).view(x.shape)
+    extension.launch(
         "normalize_rows_cpu",
-        rows=_native.address(x),
-        weight=_native.address(weight),
-        bias=_native.address(bias),
+        rows=extension.address(x),
+        weight=extension.address(weight),
+        bias=extension.address(bias),
         shape=(mean.numel(), x.shape[-1]),
         eps=eps,
-        out=_native.address(out),
-        mean=_native.address(mean),
-        rstd=_native.address(rstd),
-        **{name: _native.address(tensor) for name, tensor in more.items()},
-        num_threads=_native.num_threads(),
+        out=extension.address(out),
+        mean=extension.address(mean),
+        rstd=extension.address(rstd),
+        **{name: extension.address(tensor) for name, tensor in more.items()},
+        num_threads=extension.num_threads(),
     )
     return out, mean, rstd
 
@@ -106,14 +102,14 @@ def transpose(rows: Tensor, out: Tensor | None = None) -> Tensor:
     """
     N, C = rows.shape
     assert C == 1 or rows.stride(1) == 1
-    out = (_memory("transposed", N * C) if out is None else out).view(C, N)
-    _native.launch(
+    out = (memory.kept("transposed", N * C) if out is None else out).view(C, N)
+    extension.launch(
         "transpose_rows_cpu",
-        rows=_native.address(rows),
+        rows=extension.address(rows),
         stride=rows.stride(0),
         shape=(N, C),
-        out=_native.output_address(out),
-        num_threads=_native.num_threads(),
+        out=memory.output_address(out),
+        num_threads=extension.num_threads(),
     )
     return out
 
@@ -126,24 +122,13 @@ def gelu(hidden: Tensor, grad: Tensor | None = None) -> Tensor:
         grad: A gradient of the result, dense; it becomes that of ``hidden``, in place.
     """
     assert hidden.is_contiguous() and (grad is None or grad.is_contiguous())
-    out = _memory("activated", hidden.numel()).view(hidden.shape)
-    _native.launch(
+    out = memory.kept("activated", hidden.numel()).view(hidden.shape)
+    extension.launch(
         "gelu_rows_cpu",
-        rows=_native.address(hidden),
+        rows=extension.address(hidden),
         count=hidden.numel(),
-        out=_native.address(out),
-        grad=_native.address(grad),
-        num_threads=_native.num_threads(),
+        out=extension.address(out),
+        grad=extension.address(grad),
+        num_threads=extension.num_threads(),
     )
     return out
-
-
-def _memory(use: str, numel: int) -> Tensor:
-    """Return [numel] of float32 that this thread keeps for ``use``, up to a limit."""
-    memory: Tensor | None = getattr(_kept, use, None)
-    if memory is None or memory.numel() < numel:
-        with torch.inference_mode(False):
-            memory = torch.empty(numel, device="cpu")  # whatever torch's default is
-        if memory.nbytes <= _KEPT_BYTES:
-            setattr(_kept, use, memory)
-    return memory[:numel]

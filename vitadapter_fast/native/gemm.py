@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _native, _tensors, _token_rows
+from . import memory, tensors, token_rows
 
 _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 _PIECE = 2688  # rows
-_HEAP_BYTES = _native.HEAP_BYTES
+_HEAP_BYTES = memory.HEAP_BYTES
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -54,7 +54,7 @@ def linear(
 def _is_better_in_pieces(rows: Tensor, weight: Tensor) -> bool:
     piece_bytes = _PIECE * weight.shape[0] * 4
     is_large = rows.shape[0] * weight.shape[0] * 4 > _HEAP_BYTES
-    return is_large and piece_bytes <= _HEAP_BYTES and _token_rows.is_ours(rows)
+    return is_large and piece_bytes <= _HEAP_BYTES and token_rows.is_ours(rows)
 
 
 def _in_pieces(
@@ -66,7 +66,7 @@ def _in_pieces(
     """
     if out is None:
         out = rows.new_empty(rows.shape[0], weight.shape[0])
-        _native.output_address(out)
+        memory.output_address(out)
     for i, some_rows in enumerate(torch.split(rows, _PIECE)):
         place = slice(i * _PIECE, i * _PIECE + some_rows.shape[0])
         product = _by_onednn(some_rows, weight, bias)
@@ -84,25 +84,25 @@ def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
         grad: [N, C].
         rows: [N, K].
     """
-    if not (_suits_onednn(rows, grad) and _token_rows.is_ours(grad)):
+    if not (_suits_onednn(rows, grad) and token_rows.is_ours(grad)):
         return linear(grad.t(), rows.t())  # others take any strides
     # oneDNN wants its first matrix dense: transpose the smaller, in pieces that stay in the cache.
     if grad.shape[1] > rows.shape[1]:
         product = weight_gradient(rows, grad)
-        return _token_rows.transpose(product, torch.empty_like(product))
+        return token_rows.transpose(product, torch.empty_like(product))
     if grad.stride(1) != 1:
         return linear(grad.t(), rows.t())
     total = None
     for some_grad, some_rows in zip(
         torch.split(grad, _PIECE), torch.split(rows, _PIECE), strict=True
     ):
-        total = linear(_token_rows.transpose(some_grad), some_rows.t(), plus=total)
+        total = linear(token_rows.transpose(some_grad), some_rows.t(), plus=total)
     assert total is not None
     return total
 
 
 def _by_onednn(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    _native.expect_output(rows.shape[0] * weight.shape[0] * 4)
+    memory.expect_output(rows.shape[0] * weight.shape[0] * 4)
     # It takes any strides of rows and weight, but reads the bias as dense memory.
     bias = None if bias is None else bias.contiguous()
     product: Tensor = _ONEDNN(rows, weight, bias, "none", [], "")
@@ -113,11 +113,11 @@ def _suits_onednn(rows: Tensor, weight: Tensor) -> bool:
     return (
         type(rows) in _PLAIN  # fake tensors, and others that only look like dense ones, go to torch
         and type(weight) in _PLAIN
-        and _tensors.is_on_cpu(rows)
+        and tensors.is_on_cpu(rows)
         and rows.dtype == weight.dtype == torch.float32
         and _ONEDNN is not None
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and not _tensors.is_recorded()  # a compiler chooses GEMMs itself
+        and not tensors.is_recorded()  # a compiler chooses GEMMs itself
         and rows.numel() > 0
         and weight.numel() > 0
     )

@@ -1,0 +1,91 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""The only door to the compiled extension: tensor -> pointer, dtype code, thread count."""
+
+import logging
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..version import __version__
+
+_log = logging.getLogger("vitadapter_fast")
+
+_DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
+
+
+@cache
+def load() -> tuple[ModuleType | None, str]:
+    """Return the extension, or None and why it cannot be used."""
+    try:
+        extension = import_module("vitadapter_fast._C")
+    except ImportError as error:
+        reason = f"the compiled extension vitadapter_fast._C does not load ({error})"
+    else:
+        built = extension.build_info()["version"]
+        if built == __version__:
+            return extension, ""
+        reason = f"the compiled extension is of version {built}, the package of {__version__}"
+    reason += "; reinstall with `pip install .` from the source tree"
+    # No installation lacks it on purpose, and without it everything is slow: more than DEBUG.
+    _log.warning("%s; until then operators run in Triton on GPUs, or in plain PyTorch", reason)
+    return None, reason
+
+
+def unavailable_reason() -> str | None:
+    """Return why the compiled extension cannot be used, or None."""
+    module, reason = load()
+    return reason if module is None else None
+
+
+def build_info() -> dict[str, Any]:
+    """Return the facts of the build; empty without the extension."""
+    module, _ = load()
+    return dict(module.build_info()) if module else {}
+
+
+def launch(name: str, **arguments: Any) -> None:
+    """Call a launcher of the extension with keyword arguments.
+
+    Raises:
+        RuntimeError: The extension is not available, as ``unavailable_reason`` says; it was built
+            from other sources; or CUDA refused the launch.
+        MemoryError: There is none for what a kernel keeps beside its outputs.
+    """
+    module, reason = load()
+    if module is None:
+        raise RuntimeError(f"vitadapter_fast: {name}: {reason}")
+    try:
+        getattr(module, name)(**arguments)
+    except MemoryError as error:
+        raise MemoryError(f"vitadapter_fast: {name}: no memory beside the outputs") from error
+    except (AttributeError, TypeError) as error:
+        raise RuntimeError(
+            f"vitadapter_fast: {name}: the compiled extension was built from other sources than "
+            "this package; reinstall with `pip install .` from the source tree"
+        ) from error
+
+
+def address(tensor: Tensor | None) -> int:
+    """Return where the tensor's first element lies; 0 for no tensor."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def dtype_code(tensor: Tensor) -> int:
+    """Return the extension's code for the tensor's dtype."""
+    return _DTYPE_CODES[tensor.dtype]
+
+
+def num_threads() -> int:
+    """Return how many threads a CPU kernel may use: as many as torch's own."""
+    return torch.get_num_threads()
+
+
+def flat(sizes: Sequence[int]) -> list[int]:
+    """Return sizes as plain integers for the extension."""
+    return [int(size) for size in sizes]
