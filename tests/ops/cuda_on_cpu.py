@@ -21,6 +21,7 @@ import torch
 from exclusive import exclusive
 from summing import sum_by
 
+from vitadapter_fast.native import extension
 from vitadapter_fast.ops.dwconv_gelu import cuda as dwconv_gelu_cuda
 from vitadapter_fast.ops.ms_deform_attn import _call, cuda
 from vitadapter_fast.ops.patch_embed import _parts
@@ -93,11 +94,11 @@ def route(
         monkeypatch.delenv("VITADAPTER_TEST_NO_FLOAT4_ATOMICS", raising=False)
     else:
         monkeypatch.setenv("VITADAPTER_TEST_NO_FLOAT4_ATOMICS", "1")
-    extension = load()
+    emulated = load()
 
     # The cpu backend as well: a sanitizer then sees its kernels too.
     def launch(name: str, **arguments: Any) -> None:
-        getattr(extension, name)(**arguments)
+        getattr(emulated, name)(**extension.with_addresses(arguments))
 
     monkeypatch.setattr(extension, "launch", launch)
     monkeypatch.setattr(cuda, "unsupported_reason", _call.size_reason)

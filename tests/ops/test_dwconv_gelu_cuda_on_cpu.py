@@ -122,4 +122,5 @@ def test_launcher_refuses_sizes_that_disagree() -> None:
     call = _call.Call(inputs.tokens, [2, 3], inputs.weight, inputs.bias)
     for name in ("dwconv_gelu_forward_cuda", "dwconv_gelu_forward_cpu"):
         with pytest.raises(ValueError, match="grids do not add up to the tokens"):
-            getattr(load(), name)(**arguments(call), out=extension.address(inputs.tokens))
+            given = {**arguments(call), "out": inputs.tokens}
+            getattr(load(), name)(**extension.with_addresses(given))

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .. import ops
-from .linear import norm_linear, residual_linear
+from .. import fused, ops
 
 
+@fused.readable
 class DeformAttn(nn.Module):
     """Let each query sample a few points of the value maps around its own position.
 
@@ -73,30 +73,20 @@ class DeformAttn(nn.Module):
         self,
         query: Tensor,
         query_hw: Sequence[tuple[int, int]],
-        query_norm: nn.LayerNorm,
         feature: Tensor,
         level_hw: Sequence[tuple[int, int]],
-        feature_norm: nn.LayerNorm,
-        gamma: Tensor | None = None,
     ) -> Tensor:
-        """Return query + gamma * attention(query_norm(query), feature_norm(feature)), [B, Q, C].
+        """Return what the queries sample from the value maps, [B, Q, C].
 
         Args:
             query: [B, Q, C].
             query_hw: (h, w) of the query grids; products sum to Q.
-            query_norm: Normalization of the queries.
             feature: [B, S, C].
             level_hw: (h, w) of the value maps; products sum to S.
-            feature_norm: Normalization of the features.
-            gamma: [C], or None for 1.
         """
         heads = (self.num_heads, self.num_levels, self.num_points)
-        value, _ = norm_linear(feature, feature_norm, self.value_proj)
-        # The kernels read both where a joint product leaves them.
-        offsets, logits, query = norm_linear(
-            query, query_norm, self.sampling_offsets, self.attention_weights
-        )
-        offsets = torch.unflatten(offsets, 2, (*heads, 2))
-        logits = torch.unflatten(logits, 2, heads)
+        value = self.value_proj(feature)
+        offsets = torch.unflatten(self.sampling_offsets(query), 2, (*heads, 2))
+        logits = torch.unflatten(self.attention_weights(query), 2, heads)
         attended = ops.ms_deform_attn_grid(value, level_hw, query_hw, offsets, logits)
-        return residual_linear(query, attended, self.output_proj, gamma=gamma)
+        return self.output_proj(attended)  # type: ignore[no-any-return]

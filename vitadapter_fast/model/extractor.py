@@ -3,18 +3,18 @@
 """Prior tokens and ViT tokens in, prior tokens that have read the ViT out."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..native import tensors
-from ..ops import dwconv_gelu
+from .. import fused, ops
+from ..fused.maps import map_to_tokens, tokens_to_map
 from .deform_attn import DeformAttn
-from .drop_path import DropPath, add_branch
-from .grid import Grids
-from .linear import norm_linear, residual_linear
-from .plain import is_watched
+from .drop_path import DropPath
+from .grid import Grids, split_prior
 from .vit import LAYER_NORM_EPS
 
 
+@fused.readable
 class Extractor(nn.Module):
     """Add what each prior token samples from the ViT map, then a feed-forward with convolution.
 
@@ -55,21 +55,18 @@ class Extractor(nn.Module):
 
     def forward(self, c: Tensor, x: Tensor, grids: Grids) -> Tensor:
         """Return prior tokens, [B, Q, C], from prior tokens ``c`` and ViT tokens ``x``."""
-        c = self.attn(c, grids.prior_hw, self.query_norm, x, (grids.vit_hw,), self.feat_norm)
+        if fused.runs(fused.extractor, self, c, x):
+            return fused.extractor.forward(self, c, x, grids)
+        query, feature = self.query_norm(c), self.feat_norm(x)
+        c = c + self.attn(query, grids.prior_hw, feature, (grids.vit_hw,))  # eq. 2
         if self.with_cffn:
-            # Nobody else has seen what the attention made, unless by a hook. Only the CPU gains.
-            overwrites = (
-                tensors.is_on_cpu(c)
-                and not torch.is_grad_enabled()
-                and type(self.attn) is DeformAttn
-                and not is_watched(self)
-            )
-            c = add_branch(self.drop_path, self.ffn, c, grids, self.ffn_norm, overwrites)
+            c = c + self.drop_path(self.ffn(self.ffn_norm(c), grids))  # eq. 3
         return c
 
 
+@fused.readable
 class ConvFFN(nn.Module):
-    """Add two linear layers with a depthwise convolution and GELU between them."""
+    """Two linear layers with a depthwise convolution and GELU between them."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         """Create the layers.
@@ -91,38 +88,24 @@ class ConvFFN(nn.Module):
         self.dwconv = DepthwiseConv(hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
 
-    def forward(
-        self,
-        c: Tensor,
-        grids: Grids,
-        norm: nn.LayerNorm,
-        overwrites: bool = False,
-        kept: Tensor | None = None,
-    ) -> Tensor:
-        """Return c + kept * ffn(norm(c)), [B, Q, C].
-
-        Args:
-            c: Prior tokens, [B, Q, C].
-            grids: Sizes of the token grids.
-            norm: Normalization before the first layer.
-            overwrites: Whether the result may come in the memory of ``c``, as in
-                ``residual_linear``.
-            kept: A factor for each sample, [B, 1, 1], or None for 1.
-        """
-        hidden, c = norm_linear(c, norm, self.fc1)
-        hidden = self.dwconv(hidden, grids)
-        return residual_linear(c, hidden, self.fc2, kept=kept, overwrites=overwrites)
+    def forward(self, c: Tensor, grids: Grids) -> Tensor:
+        """Map prior tokens, [B, Q, C], to the same shape."""
+        return self.fc2(self.dwconv(self.fc1(c), grids))  # type: ignore[no-any-return]
 
 
+@fused.readable
 class DepthwiseConv(nn.Module):
     """One depthwise 3 x 3 convolution, shared by the three prior grids, and GELU."""
 
     def __init__(self, dim: int) -> None:
         """Create the convolution for tokens of ``dim`` channels."""
         super().__init__()
-        # Only holds the parameters, under upstream's names.
         self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, c: Tensor, grids: Grids) -> Tensor:
         """Map prior tokens, [B, Q, C], to the same shape; each grid has its own zero border."""
-        return dwconv_gelu(c, grids.prior_hw, self.dwconv.weight, self.dwconv.bias)
+        if fused.touched_reason(self.dwconv) is None:
+            return ops.dwconv_gelu(c, grids.prior_hw, self.dwconv.weight, self.dwconv.bias)
+        tokens = zip(split_prior(c, grids), grids.prior_hw, strict=True)
+        maps = [F.gelu(self.dwconv(tokens_to_map(part, hw))) for part, hw in tokens]
+        return torch.cat([map_to_tokens(level) for level in maps], dim=1)

@@ -5,11 +5,13 @@
 import torch
 from torch import Tensor, nn
 
+from .. import fused
 from .deform_attn import DeformAttn
 from .grid import Grids
-from .vit import LAYER_NORM_EPS
+from .vit import LAYER_NORM_EPS, scaled_sum
 
 
+@fused.readable
 class Injector(nn.Module):
     """Add what each ViT token samples from the prior maps, scaled by a learned gamma.
 
@@ -36,7 +38,9 @@ class Injector(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor, grids: Grids) -> Tensor:
         """Return ViT tokens, [B, h * w, C], from ViT tokens ``x`` and prior tokens ``c``."""
-        out: Tensor = self.attn(
-            x, (grids.vit_hw,), self.query_norm, c, grids.prior_hw, self.feat_norm, self.gamma
+        if fused.runs(fused.injector, self, x, c):
+            return fused.injector.forward(self, x, c, grids)
+        query, feature = self.query_norm(x), self.feat_norm(c)
+        return scaled_sum(  # eq. 1
+            x, self.gamma, self.attn(query, (grids.vit_hw,), feature, grids.prior_hw)
         )
-        return out

@@ -2,22 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """ViT tokens and prior tokens in, the same two after one stage out."""
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from .. import fused
 from .extractor import Extractor
 from .grid import Grids
 from .injector import Injector
-from .norm import keep_statistics
 from .vit import Block
 
 
+@fused.readable
 class Interaction(nn.Module):
     """Inject the prior into the ViT, run the ViT blocks of the stage, extract the prior again.
 
@@ -50,7 +49,7 @@ class Interaction(nn.Module):
         self.with_cp = with_cp
 
     def forward(
-        self, x: Tensor, c: Tensor, blocks: Iterable[Block], grids: Grids
+        self, x: Tensor, c: Tensor, blocks: Sequence[Block], grids: Grids
     ) -> tuple[Tensor, Tensor]:
         """Return ViT tokens, [B, h * w, C], and prior tokens, [B, Q, C], after the stage.
 
@@ -60,7 +59,7 @@ class Interaction(nn.Module):
             blocks: ViT blocks of the stage.
             grids: Sizes of the token grids.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.has_frozen_vit):
+        with recorded(x, self.injector, *blocks, is_frozen=self.has_frozen_vit):
             x = self._run(self.injector, x, c, grids)
             for block in blocks:
                 x = self._run(block, x, grids.vit_hw)
@@ -69,19 +68,16 @@ class Interaction(nn.Module):
         return x, c
 
     def _run(self, module: nn.Module, *args: Any) -> Tensor:
-        out: Tensor = run(module, *args, with_cp=self.with_cp)
+        out: Tensor = fused.recompute(module, *args, with_cp=self.with_cp)
         return out
 
 
-def run(module: nn.Module, *args: Any, with_cp: bool) -> Any:
-    """Return ``module(*args)``; with ``with_cp``, training runs it again for its activations."""
-    if not (with_cp and module.training and torch.is_grad_enabled()):
-        return module(*args)
-    if torch.compiler.is_compiling():
-        return checkpoint(module, *args, use_reentrant=False)
-    contexts = partial(_contexts, module)
-    return checkpoint(module, *args, use_reentrant=False, context_fn=contexts)
+def recorded(x: Tensor, *parts: nn.Module, is_frozen: bool) -> AbstractContextManager[object]:
+    """Record gradients in the block as outside of it, but none of what is frozen and has none."""
+    trains = not is_frozen or x.requires_grad or any(map(has_trained, parts))
+    return torch.set_grad_enabled(torch.is_grad_enabled() and trains)
 
 
-def _contexts(module: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    return nullcontext(), keep_statistics(module)
+def has_trained(module: nn.Module) -> bool:
+    """Return whether something in ``module`` takes gradients."""
+    return any(parameter.requires_grad for parameter in module.parameters())

@@ -4,10 +4,12 @@
 
 from torch import Tensor, nn
 
-from .. import ops
+from .. import fused, ops
+from ..ops.patch_embed.reference import resize_positions
 from .grid import PATCH_SIZE
 
 
+@fused.readable
 class PatchEmbed(nn.Module):
     """Project 16 x 16 patches to tokens and add the position table, resized to the token grid.
 
@@ -24,7 +26,6 @@ class PatchEmbed(nn.Module):
         """
         super().__init__()
         self.pos_hw = pos_hw
-        # Holds the parameters under their upstream names; the op below does the arithmetic.
         self.proj = nn.Conv2d(in_chans, embed_dim, PATCH_SIZE, PATCH_SIZE)
 
     def forward(self, image: Tensor, pos_embed: Tensor) -> Tensor:
@@ -34,6 +35,11 @@ class PatchEmbed(nn.Module):
             image: [B, I, H, W].
             pos_embed: [1, 1 + pos_h * pos_w, C]; row 0 is the cls token's and is not used.
         """
+        if fused.touched_reason(self.proj) is not None:
+            tokens = self.proj(image)
+            hw = (tokens.shape[2], tokens.shape[3])
+            positions = resize_positions(pos_embed[0, 1:], self.pos_hw, hw, "bicubic")
+            return tokens.flatten(2).transpose(1, 2) + positions  # type: ignore[no-any-return]
         return ops.patch_embed(
             image, self.proj.weight, self.proj.bias, pos_embed[0, 1:], self.pos_hw, mode="bicubic"
         )

@@ -6,22 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..native import tensors
-from ..native.extension import unavailable_reason
-from ..ops import window_attention
-from ..ops._backends import requested
-from ..ops.window_attention import triton
-from ..ops.window_attention._call import Call
-from ..ops.window_attention.reference import merge_windows, partition_windows
-from .drop_path import DropPath, add_branch
-from .linear import activate, norm_linear, residual_linear
+from .. import fused
+from .drop_path import DropPath
 
 LAYER_NORM_EPS = 1e-6
 FFNS = ("mlp", "swiglu")
 
 
+@fused.readable
 class Block(nn.Module):
-    """Attention, then a feed-forward; each is normalized, scaled and added to the tokens.
+    """Attention, then a feed-forward; each reads normalized tokens, is scaled and added.
 
     Source: Dosovitskiy et al. 2021, arXiv:2010.11929; LayerScale: Touvron et al. 2021,
     arXiv:2103.17239.
@@ -84,12 +78,20 @@ class Block(nn.Module):
             x: [B, h * w, C]; with global attention any number of tokens.
             hw: (h, w) of the token grid; global attention does not use it.
         """
-        x = add_branch(self.drop_path, self.attn, x, hw, self.norm1, self.gamma1)
-        return add_branch(self.drop_path, self.mlp, x, self.norm2, self.gamma2)
+        if fused.runs(fused.block, self, x):
+            return fused.block.forward(self, x, hw)
+        x = scaled_sum(x, self.gamma1, self.drop_path(self.attn(self.norm1(x), hw)))
+        return scaled_sum(x, self.gamma2, self.drop_path(self.mlp(self.norm2(x))))
 
 
+def scaled_sum(x: Tensor, gamma: Tensor | None, branch: Tensor) -> Tensor:
+    """Return x + gamma * branch, [B, N, C]; no gamma is 1."""
+    return x + branch if gamma is None else torch.addcmul(x, gamma, branch)
+
+
+@fused.readable
 class Attention(nn.Module):
-    """Add multi-head self-attention, among all tokens or within square windows of the grid."""
+    """Multi-head self-attention, among all tokens or within square windows of the grid."""
 
     def __init__(
         self,
@@ -127,50 +129,21 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop)
 
-    def forward(
-        self,
-        x: Tensor,
-        hw: tuple[int, int],
-        norm: nn.LayerNorm,
-        gamma: Tensor | None = None,
-        kept: Tensor | None = None,
-    ) -> Tensor:
-        """Return x + kept * gamma * attention(norm(x)), [B, N, C].
+    def forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Return tokens of the same shape.
 
         Args:
             x: [B, N, C].
             hw: (h, w) of the token grid; global attention does not use it.
-            norm: Normalization of the tokens that attend.
-            gamma: [C], or None for 1.
-            kept: A factor for each sample, [B, 1, 1], or None for 1.
         """
-        qkv, x = norm_linear(x, norm, self.qkv)
-        heads = torch.unflatten(qkv, 2, (3, self.num_heads, -1))
-        is_dropping = self.attn_drop > 0.0 and self.training
-        if self.window_size is None:
-            if is_dropping or not _beats_torch(heads):
-                attended = self._attend(qkv)
-            else:
-                attended = window_attention(heads, (1, x.shape[1]), None)
-        elif is_dropping or not _has_kernel(heads, hw, self.window_size):
-            windows = partition_windows(qkv, hw, self.window_size)
-            attended = merge_windows(self._attend(windows), hw, self.window_size)
-        else:
-            attended = window_attention(heads, hw, self.window_size)
-        drop = _active_rate(self.proj_drop)
-        return residual_linear(x, attended, self.proj, gamma=gamma, kept=kept, drop=drop)
-
-    def _attend(self, qkv: Tensor) -> Tensor:
-        """[B, N, 3 * C] -> [B, N, C]."""
-        # Strided views of one buffer: scaled_dot_product_attention reads them without a copy.
-        query, key, value = torch.unflatten(qkv, 2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         dropout = self.attn_drop if self.training else 0.0
-        out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        return out.transpose(1, 2).flatten(2)
+        attended = fused.attend(self.qkv(x), hw, self.window_size, self.num_heads, dropout)
+        return self.proj_drop(self.proj(attended))  # type: ignore[no-any-return]
 
 
+@fused.readable
 class Mlp(nn.Module):
-    """Add two linear layers with GELU between them."""
+    """Two linear layers with GELU between them."""
 
     def __init__(self, dim: int, ratio: float, drop: float) -> None:
         """Create the layers: ``dim`` channels, ``ratio`` times as many hidden, dropout ``drop``."""
@@ -179,25 +152,15 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(int(dim * ratio), dim)
         self.drop = nn.Dropout(drop)
 
-    def forward(
-        self,
-        x: Tensor,
-        norm: nn.LayerNorm,
-        gamma: Tensor | None = None,
-        kept: Tensor | None = None,
-    ) -> Tensor:
-        """Return x + kept * gamma * mlp(norm(x)), [B, N, C]; arguments as for ``Attention``."""
-        hidden, x = norm_linear(x, norm, self.fc1)
-        activation, drop = "gelu", _active_rate(self.drop)
-        if drop > 0.0:
-            hidden, activation = self.drop(activate(hidden, activation)), "none"
-        return residual_linear(
-            x, hidden, self.fc2, activation=activation, gamma=gamma, kept=kept, drop=drop
-        )
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens, [B, N, C], to the same shape."""
+        hidden = self.drop(F.gelu(self.fc1(x)))
+        return self.drop(self.fc2(hidden))  # type: ignore[no-any-return]
 
 
+@fused.readable
 class SwiGLU(nn.Module):
-    """Add a gated feed-forward: w3(silu(gate) * value).
+    """A gated feed-forward: w3(silu(gate) * value).
 
     Source: Shazeer 2020, arXiv:2002.05202; sizes: Oquab et al. 2023, arXiv:2304.07193.
     """
@@ -217,52 +180,7 @@ class SwiGLU(nn.Module):
         self.w3 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop)
 
-    def forward(
-        self,
-        x: Tensor,
-        norm: nn.LayerNorm,
-        gamma: Tensor | None = None,
-        kept: Tensor | None = None,
-    ) -> Tensor:
-        """Return x + kept * gamma * swiglu(norm(x)), [B, N, C]; arguments as for ``Attention``."""
-        hidden, x = norm_linear(x, norm, self.w12)
-        drop = _active_rate(self.drop)
-        return residual_linear(
-            x, hidden, self.w3, activation="swiglu", gamma=gamma, kept=kept, drop=drop
-        )
-
-
-def _beats_torch(heads: Tensor) -> bool:
-    """Return whether our kernel attends among all tokens, [B, N, 3, M, D], faster than torch's.
-
-    It does on the CPU in float32, where it keeps one thread busy for each head of each image; torch
-    also splits the queries. Milliseconds on a 2-core AMD EPYC (AVX-512), 6 heads of 64 channels,
-    torch's against ours: 1024 tokens forward 10.1 and 5.3, with backward 36 and 18; 4096 tokens 157
-    and 78, 570 and 263.
-    """
-    return (
-        not tensors.is_recorded()
-        and unavailable_reason() is None
-        and requested(None) in (None, "cpu")
-        and tensors.is_on_cpu(heads)
-        and heads.dtype == torch.float32
-        and heads.shape[0] * heads.shape[3] >= torch.get_num_threads()
-    )
-
-
-def _has_kernel(heads: Tensor, hw: tuple[int, int], window_size: int) -> bool:
-    """Return whether a kernel attends within windows where they lie, [B, N, 3, M, D].
-
-    GPUs have Triton's, for most heads. Else torch's attends to copies of the windows, and keeps no
-    logits as the operator's definition would.
-    """
-    return (
-        torch.compiler.is_compiling()
-        or tensors.is_on_cpu(heads)
-        or requested(None) is not None
-        or triton.unsupported_reason(Call(heads, list(hw), window_size)) is None
-    )
-
-
-def _active_rate(dropout: nn.Dropout) -> float:
-    return dropout.p if dropout.training else 0.0
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens, [B, N, C], to the same shape."""
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.drop(self.w3(F.silu(gate) * value))  # type: ignore[no-any-return]

@@ -5,12 +5,15 @@
 import math
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from .. import fused
+from ..fused.maps import tokens_to_map
 from .captured import capture
 from .config import (
     PRESETS,
@@ -25,13 +28,11 @@ from .config import (
 )
 from .deform_attn import DeformAttn
 from .extractor import Extractor
-from .grid import STRIDES, Grids, check_image, crop_maps, grids_of, pad_image
+from .grid import STRIDES, Grids, check_image, crop_maps, grids_of, pad_image, split_prior
 from .injector import Injector
-from .interaction import Interaction, run
+from .interaction import Interaction, has_trained, recorded
 from .norm import NORMS, make_norm
 from .patch_embed import PatchEmbed
-from .plain import is_plain
-from .portions import portions
 from .pyramid import feature_pyramid
 from .spatial_prior import SpatialPrior
 from .vit import FFNS, Block
@@ -268,27 +269,24 @@ class ViTAdapter(nn.Module):
         padded = pad_image(image)
         grids = grids_of(padded)
 
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.has_frozen_vit):
+        is_frozen = self.has_frozen_vit
+        with recorded(self.pos_embed, self.patch_embed, is_frozen=is_frozen):
             x = self.pos_drop(self.patch_embed(padded, self.pos_embed))
-        # A compiler cannot tell a second run from a first, which moves the running statistics.
-        with_cp = self.with_cp and not torch.compiler.is_compiling()
-        # FSDP gathers the weights of spm for its call alone; before it they are not plain.
-        spm_projects = not is_plain(self.spm.fc1, nn.Conv2d)
-        at_4, c = run(self.spm, padded, self.level_embed, spm_projects, with_cp=with_cp)
+        at_4, *levels = fused.recompute(self.spm, padded, with_cp=self.with_cp)
+        pairs = zip(levels, self.level_embed, strict=True)
+        c = torch.cat([level + embed for level, embed in pairs], dim=1)
 
-        parts = [
-            self._interact(x_part, c_part, grids)
-            for x_part, c_part in portions(x, c, self.blocks, self.interactions)
-        ]
-        c, *vit_tokens = (
-            part[0] if len(part) == 1 else torch.cat(part) for part in zip(*parts, strict=True)
-        )
+        stages = partial(self._interact, grids=grids)
+        c, *vit_tokens = fused.in_portions(stages, x, c, self.blocks, self.interactions)
 
-        norms = (self.norm1, self.norm2, self.norm3, self.norm4)
-        project = None if spm_projects else self.spm.fc1
-        layout = torch.channels_last if self.has_channels_last else torch.contiguous_format
-        maps = feature_pyramid(c, at_4, vit_tokens, grids, self.up, project, norms, layout)
+        tokens = zip(split_prior(c, grids), grids.prior_hw, strict=True)
+        maps = [at_4, *(tokens_to_map(part, hw) for part, hw in tokens)]
+        vit_maps = [tokens_to_map(part, grids.vit_hw) for part in vit_tokens]
+        if len(vit_maps) == 1:
+            vit_maps *= len(maps)
+        maps = feature_pyramid(self, maps, vit_maps)
         H, W = image.shape[2:]
+        layout = torch.channels_last if self.has_channels_last else torch.contiguous_format
         return crop_maps(maps, (H, W), layout)
 
     def _interact(self, x: Tensor, c: Tensor, grids: Grids) -> list[Tensor]:
@@ -328,11 +326,12 @@ class ViTAdapter(nn.Module):
         return capture(self, (batch, self.in_chans, *image_hw), dtype)
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode; a frozen ViT stays in eval mode."""
+        """Set training mode; the parts of a frozen ViT where nothing trains stay in eval mode."""
         super().train(mode)
         if self.has_frozen_vit:
-            for module in (self.patch_embed, self.pos_drop, self.blocks):
-                module.eval()
+            for module in (self.patch_embed, self.pos_drop, *self.blocks):
+                if not has_trained(module):
+                    module.eval()
         return self
 
     def _init_adapter(self) -> None:

@@ -50,7 +50,7 @@ def build_info() -> dict[str, Any]:
 
 
 def launch(name: str, **arguments: Any) -> None:
-    """Call a launcher of the extension with keyword arguments.
+    """Call a launcher of the extension with keyword arguments: tensors as addresses, None as 0.
 
     Raises:
         RuntimeError: The extension is not available, as ``unavailable_reason`` says; it was built
@@ -61,7 +61,7 @@ def launch(name: str, **arguments: Any) -> None:
     if module is None:
         raise RuntimeError(f"vitadapter_fast: {name}: {reason}")
     try:
-        getattr(module, name)(**arguments)
+        getattr(module, name)(**with_addresses(arguments))
     except MemoryError as error:
         raise MemoryError(f"vitadapter_fast: {name}: no memory beside the outputs") from error
     except (AttributeError, TypeError) as error:
@@ -71,19 +71,19 @@ def launch(name: str, **arguments: Any) -> None:
         ) from error
 
 
-def address(tensor: Tensor | None) -> int:
-    """Return where the tensor's first element lies; 0 for no tensor."""
-    return 0 if tensor is None else tensor.data_ptr()
+def with_addresses(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments with the address of its first element for each tensor, and 0 for None."""
+    for name, value in arguments.items():
+        if value is None:
+            arguments[name] = 0
+        elif isinstance(value, Tensor):
+            arguments[name] = value.data_ptr()
+    return arguments
 
 
 def dtype_code(tensor: Tensor) -> int:
     """Return the extension's code for the tensor's dtype."""
     return _DTYPE_CODES[tensor.dtype]
-
-
-def num_threads() -> int:
-    """Return how many threads a CPU kernel may use: as many as torch's own."""
-    return torch.get_num_threads()
 
 
 def flat(sizes: Sequence[int]) -> list[int]:

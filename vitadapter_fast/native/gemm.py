@@ -43,7 +43,7 @@ def linear(
     product: Tensor
     if not _suits_onednn(rows, weight):
         product = F.linear(rows, weight, bias)
-    elif _is_better_in_pieces(rows, weight):
+    elif rows.shape[0] * weight.shape[0] * 4 > _HEAP_BYTES and _is_better_in_pieces(rows, weight):
         return _in_pieces(rows, weight, bias, plus, plus if overwrites else None)
     else:
         product = _by_onednn(rows, weight, bias)
@@ -52,9 +52,8 @@ def linear(
 
 
 def _is_better_in_pieces(rows: Tensor, weight: Tensor) -> bool:
-    piece_bytes = _PIECE * weight.shape[0] * 4
-    is_large = rows.shape[0] * weight.shape[0] * 4 > _HEAP_BYTES
-    return is_large and piece_bytes <= _HEAP_BYTES and token_rows.is_ours(rows)
+    """Return whether pieces of a product that malloc maps anew are on its heap."""
+    return _PIECE * weight.shape[0] * 4 <= _HEAP_BYTES and token_rows.is_ours(rows)
 
 
 def _in_pieces(
@@ -65,15 +64,14 @@ def _in_pieces(
     22050 x 192 x 384 takes 12.0 ms instead of 18.1, with a sum 12.8 instead of 20.1.
     """
     if out is None:
-        out = rows.new_empty(rows.shape[0], weight.shape[0])
-        memory.output_address(out)
+        out = memory.output(rows.new_empty(rows.shape[0], weight.shape[0]))
     for i, some_rows in enumerate(torch.split(rows, _PIECE)):
-        place = slice(i * _PIECE, i * _PIECE + some_rows.shape[0])
+        piece = slice(i * _PIECE, i * _PIECE + some_rows.shape[0])
         product = _by_onednn(some_rows, weight, bias)
         if plus is None:
-            out[place] = product
+            out[piece] = product
         else:
-            torch.add(product, plus[place], out=out[place])
+            torch.add(product, plus[piece], out=out[piece])
     return out
 
 

@@ -79,16 +79,16 @@ def _normalize(
     out = memory.kept("normalized", x.numel()).view(x.shape)
     extension.launch(
         "normalize_rows_cpu",
-        rows=extension.address(x),
-        weight=extension.address(weight),
-        bias=extension.address(bias),
+        rows=x,
+        weight=weight,
+        bias=bias,
         shape=(mean.numel(), x.shape[-1]),
         eps=eps,
-        out=extension.address(out),
-        mean=extension.address(mean),
-        rstd=extension.address(rstd),
-        **{name: extension.address(tensor) for name, tensor in more.items()},
-        num_threads=extension.num_threads(),
+        out=out,
+        mean=mean,
+        rstd=rstd,
+        **more,
+        num_threads=torch.get_num_threads(),
     )
     return out, mean, rstd
 
@@ -105,11 +105,11 @@ def transpose(rows: Tensor, out: Tensor | None = None) -> Tensor:
     out = (memory.kept("transposed", N * C) if out is None else out).view(C, N)
     extension.launch(
         "transpose_rows_cpu",
-        rows=extension.address(rows),
+        rows=rows,
         stride=rows.stride(0),
         shape=(N, C),
-        out=memory.output_address(out),
-        num_threads=extension.num_threads(),
+        out=memory.output(out),
+        num_threads=torch.get_num_threads(),
     )
     return out
 
@@ -125,10 +125,10 @@ def gelu(hidden: Tensor, grad: Tensor | None = None) -> Tensor:
     out = memory.kept("activated", hidden.numel()).view(hidden.shape)
     extension.launch(
         "gelu_rows_cpu",
-        rows=extension.address(hidden),
+        rows=hidden,
         count=hidden.numel(),
-        out=extension.address(out),
-        grad=extension.address(grad),
-        num_threads=extension.num_threads(),
+        out=out,
+        grad=grad,
+        num_threads=torch.get_num_threads(),
     )
     return out

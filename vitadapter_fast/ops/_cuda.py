@@ -29,8 +29,8 @@ def unsupported_reason(tensor: Tensor) -> str | None:
 
 
 def _is_news() -> bool:
-    # ROCm has no other kernels, who names a backend chose it, extension.load tells of no extension at all;
-    # and compilers trace tensors on devices that are not here.
+    # ROCm has no other kernels, who names a backend chose it, extension.load tells of a missing
+    # extension, and compilers trace tensors on devices that are not here.
     return (
         torch.version.hip is None
         and requested(None) is None

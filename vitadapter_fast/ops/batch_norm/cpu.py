@@ -26,7 +26,7 @@ def forward(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     extension.launch(
         "batch_norm_forward_cpu",
         **_arguments(call, mean, variance),
-        out=memory.output_address(out),
+        out=memory.output(out),
     )
     return out, mean, variance
 
@@ -42,11 +42,11 @@ def backward(
     extension.launch(
         "batch_norm_backward_cpu",
         **_arguments(call, mean, variance),
-        grad_out=extension.address(grad_out),
+        grad_out=grad_out,
         grad_out_strides=row_strides(grad_out),
-        grad_tokens=memory.output_address(tokens),
-        grad_weight=memory.output_address(weight),
-        grad_bias=memory.output_address(bias),
+        grad_tokens=memory.output(tokens),
+        grad_weight=memory.output(weight),
+        grad_bias=memory.output(bias),
     )
     return tokens, weight, bias
 
@@ -61,16 +61,16 @@ def _dense(call: Call) -> Call:
 
 def _arguments(call: Call, mean: Tensor, variance: Tensor) -> dict[str, Any]:
     return {
-        "tokens": extension.address(call.tokens),
+        "tokens": call.tokens,
         "tokens_strides": row_strides(call.tokens),
         "dtype": extension.dtype_code(call.tokens),
         "tokens_shape": tuple(extension.flat(call.tokens.shape)),
-        "weight": extension.address(call.weight),
-        "bias": extension.address(call.bias),
+        "weight": call.weight,
+        "bias": call.bias,
         "eps": call.eps,
         "has_relu": call.has_relu,
         "has_planes": call.has_planes,
-        "mean": extension.address(mean),
-        "variance": extension.address(variance),
-        "num_threads": extension.num_threads(),
+        "mean": mean,
+        "variance": variance,
+        "num_threads": torch.get_num_threads(),
     }

@@ -21,9 +21,9 @@ def dense(call: Call) -> Call:
 def arguments(call: Call) -> dict[str, Any]:
     """Return the launcher arguments that describe a dense call."""
     return {
-        "tokens": extension.address(call.tokens),
-        "weight": extension.address(call.weight),
-        "bias": extension.address(call.bias),
+        "tokens": call.tokens,
+        "weight": call.weight,
+        "bias": call.bias,
         "dtype": extension.dtype_code(call.tokens),
         "tokens_strides": row_strides(call.tokens),
         "tokens_shape": list(call.tokens.shape),

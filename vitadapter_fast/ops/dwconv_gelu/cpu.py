@@ -27,8 +27,8 @@ def forward(call: Call) -> Tensor:
     extension.launch(
         "dwconv_gelu_forward_cpu",
         **arguments(call),
-        num_threads=extension.num_threads(),
-        out=memory.output_address(out),
+        num_threads=torch.get_num_threads(),
+        out=memory.output(out),
     )
     return out
 
@@ -45,11 +45,11 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
     extension.launch(
         "dwconv_gelu_backward_cpu",
         **arguments(call),
-        num_threads=extension.num_threads(),
-        grad_out=extension.address(grad_out),
+        num_threads=torch.get_num_threads(),
+        grad_out=grad_out,
         grad_out_strides=row_strides(grad_out),
-        grad_tokens=memory.output_address(grads[0]),
-        grad_weight=memory.output_address(grads[1]),
-        grad_bias=memory.output_address(grads[2]),
+        grad_tokens=memory.output(grads[0]),
+        grad_weight=memory.output(grads[1]),
+        grad_bias=memory.output(grads[2]),
     )
     return grads

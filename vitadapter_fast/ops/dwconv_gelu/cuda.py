@@ -44,7 +44,7 @@ def forward(call: Call) -> Tensor:
             "dwconv_gelu_forward_cuda",
             **arguments(call),
             **cuda_device.device_and_stream(out),
-            out=extension.address(out),
+            out=out,
         )
     return out
 
@@ -64,11 +64,11 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
             "dwconv_gelu_backward_cuda",
             **arguments(call),
             **cuda_device.device_and_stream(grad_out),
-            grad_out=extension.address(grad_out),
+            grad_out=grad_out,
             grad_out_strides=row_strides(grad_out),
-            grad_sum=extension.address(grad_sum),
-            grad_tokens=extension.address(grad_tokens),
-            partial_sums=extension.address(partial),
+            grad_sum=grad_sum,
+            grad_tokens=grad_tokens,
+            partial_sums=partial,
             tiles=0 if partial is None else partial.shape[0],
         )
     return [grad_tokens, *split_sums(call, partial, needs)]

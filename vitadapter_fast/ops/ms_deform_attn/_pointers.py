@@ -12,9 +12,9 @@ from ._call import Call
 def arguments(call: Call) -> dict[str, Any]:
     """Return the launcher arguments that describe a call of dense rows."""
     return {
-        "value": extension.address(call.value),
-        "points": extension.address(call.points),
-        "weights": extension.address(call.weights),
+        "value": call.value,
+        "points": call.points,
+        "weights": call.weights,
         "value_dtype": extension.dtype_code(call.value),
         "points_dtype": extension.dtype_code(call.points),
         "weights_dtype": extension.dtype_code(call.weights),

@@ -89,7 +89,7 @@ def forward(call: Call) -> Tensor:
             "ms_deform_attn_forward_cuda",
             **arguments(call),
             **cuda_device.device_and_stream(out),
-            out=extension.address(out),
+            out=out,
         )
     return out
 
@@ -107,7 +107,7 @@ class _Kernels:
         self._common = {
             **arguments(call),
             **cuda_device.device_and_stream(grad_out),
-            "grad_out": extension.address(grad_out),
+            "grad_out": grad_out,
             "grad_out_strides": row_strides(grad_out),
         }
 
@@ -121,9 +121,9 @@ class _Kernels:
         extension.launch(
             "ms_deform_attn_points_backward_cuda",
             **self._common,
-            grad_points=extension.address(grad_points),
-            grad_weights=extension.address(grad_weights),
-            grad_value=extension.address(total),
+            grad_points=grad_points,
+            grad_weights=grad_weights,
+            grad_value=total,
             sums_by_records=total is None,
             **(_addresses(bins) if bins else {}),
         )
@@ -136,9 +136,9 @@ class _Kernels:
             "ms_deform_attn_gather_cuda",
             **self._common,
             **_addresses(bins),
-            grad_value=extension.address(grad_value),
+            grad_value=grad_value,
         )
 
 
 def _addresses(bins: Bins) -> dict[str, Any]:
-    return {name: extension.address(tensor) for name, tensor in vars(bins).items()}
+    return {name: tensor for name, tensor in vars(bins).items()}

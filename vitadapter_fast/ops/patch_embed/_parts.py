@@ -140,10 +140,10 @@ def _resize_add(
     y, x = axes(call)
     extension.launch(
         launcher,
-        source=extension.address(source),
-        tokens=extension.address(tokens),
-        bias=extension.address(bias),
-        out=extension.address(out),
+        source=source,
+        tokens=tokens,
+        bias=bias,
+        out=out,
         source_dtype=extension.dtype_code(source),
         tokens_dtype=extension.dtype_code(source if tokens is None else tokens),
         out_dtype=extension.dtype_code(out),

@@ -50,9 +50,9 @@ def _columns(call: Call) -> Tensor:
     columns = image.new_empty(B * h * w, in_chans * patch_h * patch_w)
     extension.launch(
         "patch_embed_columns_cuda",
-        image=extension.address(image),
+        image=image,
         strides=image.stride(),
-        columns=extension.address(columns),
+        columns=columns,
         batch=B,
         in_chans=in_chans,
         grid_hw=(h, w),

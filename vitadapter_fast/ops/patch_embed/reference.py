@@ -44,14 +44,16 @@ def _embed(
     image: Tensor, weight: Tensor, bias: Tensor | None, pos_embed: Tensor, call: Call
 ) -> Tensor:
     tokens = F.conv2d(image, weight, bias, stride=weight.shape[2:]).flatten(2).transpose(1, 2)
-    positions = _resize(pos_embed, (call.pos_hw[0], call.pos_hw[1]), call.grid_hw, call.mode)
+    positions = resize_positions(
+        pos_embed, (call.pos_hw[0], call.pos_hw[1]), call.grid_hw, call.mode
+    )
     return (tokens + positions).contiguous()
 
 
-def _resize(
+def resize_positions(
     pos_embed: Tensor, pos_hw: tuple[int, int], grid_hw: tuple[int, int], mode: str
 ) -> Tensor:
-    """Return the table at the token grid, [h * w, C] in its own dtype."""
+    """Return the table at the token grid, [h * w, C] in its own dtype; arguments as for the op."""
     if pos_hw == grid_hw:
         return pos_embed
     compute = torch.promote_types(pos_embed.dtype, torch.float32)

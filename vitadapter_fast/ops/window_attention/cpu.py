@@ -26,8 +26,8 @@ def forward(call: Call) -> tuple[Tensor, Tensor]:
     extension.launch(
         "window_attention_forward_cpu",
         **_arguments(call, qkv),
-        out=memory.output_address(out),
-        logsumexp=extension.address(logsumexp),
+        out=memory.output(out),
+        logsumexp=logsumexp,
     )
     return out, logsumexp
 
@@ -40,10 +40,10 @@ def backward(call: Call, grad_out: Tensor, out: Tensor, logsumexp: Tensor) -> Te
     extension.launch(
         "window_attention_backward_cpu",
         **_arguments(call, qkv),
-        logsumexp=extension.address(logsumexp),
-        grad_out=extension.address(grad_out),
+        logsumexp=logsumexp,
+        grad_out=grad_out,
         grad_out_strides=row_strides(grad_out),
-        grad_qkv=memory.output_address(grad_qkv),
+        grad_qkv=memory.output(grad_qkv),
     )
     return grad_qkv
 
@@ -51,7 +51,7 @@ def backward(call: Call, grad_out: Tensor, out: Tensor, logsumexp: Tensor) -> Te
 def _arguments(call: Call, qkv: Tensor) -> dict[str, Any]:
     B, _, _, M, D = qkv.shape
     return {
-        "qkv": extension.address(qkv),
+        "qkv": qkv,
         "dtype": extension.dtype_code(qkv),
         "qkv_strides": row_strides(qkv),
         "batch": B,
@@ -59,5 +59,5 @@ def _arguments(call: Call, qkv: Tensor) -> dict[str, Any]:
         "channels": D,
         "hw": tuple(extension.flat(call.hw)),
         "window_size": int(call.window_size),
-        "num_threads": extension.num_threads(),
+        "num_threads": torch.get_num_threads(),
     }

@@ -8,44 +8,100 @@ computed anew. A LayerScale costs no pass at all, since it is folded into the we
 gradient: with G = grad.T @ rows, the gradient of the weight is gamma * G, that of gamma G . weight.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..native import gemm, tensors, token_rows
-from .plain import is_plain
+from ..native import extension, gemm, tensors, token_rows
 
 
-def norm_linear(x: Tensor, norm: nn.LayerNorm, *layers: nn.Linear) -> tuple[Tensor, ...]:
+class Form(NamedTuple):
+    """How the linear layers of a box are computed, asked once for all of them.
+
+    Attributes:
+        dtype: Of the matrix products.
+        is_ours: Whether kernels of ours normalize and activate: those of float32 on the CPU.
+    """
+
+    dtype: torch.dtype
+    is_ours: bool
+
+
+def mode_reason(x: Tensor) -> str | None:
+    """Return why linear layers are called here, whatever they are, or None."""
+    if tensors.is_recorded():
+        return "a compiler or tracer records it, which fuses layers itself"
+    if not (torch.is_grad_enabled() or tensors.is_on_cpu(x)):
+        # To fold LayerScale into the weights is more work then, for Python too, than one pass over
+        # the tokens.
+        return "off the CPU nothing is gained where no gradients are recorded"
+    return None
+
+
+def dtype_reason(x: Tensor, weight: Tensor) -> str | None:
+    """Return why tokens and weights of these dtypes are not multiplied here, or None."""
+    if _product_dtype(x, weight.dtype) is None:
+        return f"the tokens are {x.dtype} and the weights {weight.dtype}"
+    return None
+
+
+def form_of(x: Tensor, weight: Tensor) -> Form:
+    """Return the form for tokens and weights without a ``dtype_reason``."""
+    dtype = _product_dtype(x, weight.dtype)
+    assert dtype is not None
+    is_ours = (
+        type(x) is Tensor
+        and x.dtype == weight.dtype == torch.float32
+        and tensors.is_on_cpu(x)
+        and x.numel() > 0
+        and extension.unavailable_reason() is None
+    )
+    return Form(dtype, is_ours)
+
+
+def _product_dtype(x: Tensor, wanted: torch.dtype) -> torch.dtype | None:
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        low = torch.get_autocast_dtype(device)
+        return low if wanted == torch.float32 and x.dtype in (low, wanted) else None
+    return x.dtype if x.dtype == wanted else None
+
+
+def norm_linear(
+    form: Form, x: Tensor, norm: nn.LayerNorm, *layers: nn.Linear
+) -> tuple[Tensor, ...]:
     """Return the result of each of ``layers`` on ``norm(x)``, [B, N, C] each, and x.
 
     Whoever reads x again, as a residual does, reads this one: then its two gradients are added on
     the way, while they are in the cache.
 
     Args:
+        form: That of the box.
         x: Tokens, [B, N, K].
         norm: Over the last dimension.
-        layers: From K channels to any. Where one matrix product computes them all, the results are
-            views of it.
+        layers: From K channels to any. One matrix product computes all of them, if all have a bias
+            or none has; the results are views of it.
     """
-    dtype = _fused_dtype(x, norm, *layers)
-    if dtype is None or len({layer.bias is None for layer in layers}) > 1:
-        normalized = norm(x)
-        return (*[layer(normalized) for layer in layers], x)
-    weights = [layer.weight for layer in layers]
-    biases = [layer.bias for layer in layers]
+    if len(layers) > 1 and len({layer.bias is None for layer in layers}) > 1:
+        results = []
+        for layer in layers:
+            result, x = norm_linear(form, x, norm, layer)
+            results.append(result)
+        return (*results, x)
+    parameters = [layer.weight for layer in layers] + [layer.bias for layer in layers]
     joined, x = _NormLinear.apply(  # type: ignore[no-untyped-call]
-        x, norm.weight, norm.bias, norm.eps, dtype, *weights, *biases
+        x, norm.weight, norm.bias, norm.eps, form, *parameters
     )
     if len(layers) == 1:
         return joined, x
-    return (*torch.split(joined, [weight.shape[0] for weight in weights], dim=-1), x)
+    return (*torch.split(joined, [layer.weight.shape[0] for layer in layers], dim=-1), x)
 
 
 def residual_linear(
+    form: Form,
     x: Tensor,
     hidden: Tensor,
     layer: nn.Linear,
@@ -53,34 +109,26 @@ def residual_linear(
     activation: str = "none",
     gamma: Tensor | None = None,
     kept: Tensor | None = None,
-    drop: float = 0.0,
     overwrites: bool = False,
 ) -> Tensor:
     """Return x + kept * gamma * layer(activation(hidden)), [B, N, C].
 
     Args:
+        form: That of the box.
         x: Tokens, [B, N, C].
-        hidden: [B, N, K]; for "swiglu", whose activation is silu(first half) * second half,
-            [B, N, 2 * K].
+        hidden: What the layer reads, activated, [B, N, K]; for "swiglu", whose activation is
+            silu(first half) * second half, [B, N, 2 * K].
         layer: From K channels to C.
         activation: "none", "gelu" (exact) or "swiglu".
         gamma: [C], or None for 1.
         kept: A factor for each sample, [B, 1, 1], without gradient; or None for 1.
-        drop: Dropout rate of the layer's result; 0 outside of training.
         overwrites: Whether the result may come in the memory of ``x``, as it does for large images
             where no gradients are recorded.
     """
-    dtype = _fused_dtype(x, layer) if drop == 0.0 else None
-    if dtype == torch.float16 and gamma is not None:
+    if form.dtype == torch.float16 and gamma is not None:
         # Small gammas times weights are no numbers of float16, nor are sums without them.
-        dtype = None
-    if dtype is None:
-        branch = layer(activate(hidden, activation))
-        if drop > 0.0:
-            branch = F.dropout(branch, drop)
-        # Small factors first: then the tokens are read and written once instead of three times.
-        scale = gamma if kept is None else kept if gamma is None else kept * gamma
-        return x + branch if scale is None else torch.addcmul(x, scale, branch)
+        scale = gamma if kept is None else kept * gamma
+        return torch.addcmul(x, scale, layer(_activated(hidden, activation)))
     if kept is not None and x.shape[0] == 1:
         # The factor of the only image is one of the weight as well, where it costs no pass.
         gamma = kept.flatten().expand(x.shape[2]) if gamma is None else gamma * kept.flatten()
@@ -93,14 +141,13 @@ def residual_linear(
         gamma,
         kept,
         activation,
-        dtype,
+        form,
         overwrites and not torch.is_grad_enabled(),
     )
     return result
 
 
-def activate(hidden: Tensor, activation: str) -> Tensor:
-    """Return the activation of ``residual_linear``."""
+def _activated(hidden: Tensor, activation: str) -> Tensor:
     if activation == "gelu":
         return F.gelu(hidden)
     if activation == "swiglu":
@@ -110,15 +157,15 @@ def activate(hidden: Tensor, activation: str) -> Tensor:
 
 
 def _activate(
-    hidden: Tensor, activation: str, grad: Tensor | None = None
+    is_ours: bool, hidden: Tensor, activation: str, grad: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Return the activation, only until the next call, and the gradient of ``hidden``.
 
     The gradient of the activation may be overwritten.
     """
-    if activation == "gelu" and hidden.is_contiguous() and token_rows.is_ours(hidden):
+    if is_ours and activation == "gelu" and hidden.is_contiguous():
         return token_rows.gelu(hidden, grad), grad
-    activated = activate(hidden, activation)
+    activated = _activated(hidden, activation)
     if grad is None or activation == "none":
         return activated, grad
     if activation == "gelu":
@@ -126,27 +173,6 @@ def _activate(
     gate, value = hidden.chunk(2, dim=-1)
     grad_gate = torch.ops.aten.silu_backward(grad * value, gate)
     return activated, torch.cat([grad_gate, grad * F.silu(gate)], dim=-1)
-
-
-def _fused_dtype(x: Tensor, *modules: nn.Module) -> torch.dtype | None:
-    """Return the dtype of the matrix product, or None where torch's layers have to be called.
-
-    A compiler fuses them itself. Layers that someone has wrapped, hooked or sharded are theirs. And
-    on GPUs nothing is gained where nothing is kept for a backward pass: folding LayerScale into the
-    weights is more work then, for Python too, than one pass over the tokens.
-    """
-    if tensors.is_recorded() or not (torch.is_grad_enabled() or tensors.is_on_cpu(x)):
-        return None
-    if not all(is_plain(module, nn.Linear, nn.LayerNorm) for module in modules):
-        return None
-    weights = [module.weight for module in modules]
-    if any(weight.dtype != weights[0].dtype for weight in weights):
-        return None
-    device, wanted = x.device.type, weights[0].dtype
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        low = torch.get_autocast_dtype(device)
-        return low if wanted == torch.float32 and x.dtype in (low, wanted) else None
-    return x.dtype if x.dtype == wanted else None
 
 
 class _NormLinear(torch.autograd.Function):
@@ -159,16 +185,16 @@ class _NormLinear(torch.autograd.Function):
         norm_weight: Tensor,
         norm_bias: Tensor,
         eps: float,
-        dtype: torch.dtype,
+        form: Form,
         *parameters: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        normalized, mean, rstd = _normalize(x, norm_weight, norm_bias, eps)
+        normalized, mean, rstd = _normalize(form.is_ours, x, norm_weight, norm_bias, eps)
         ctx.save_for_backward(x, mean, rstd, norm_weight, norm_bias, *parameters)
-        ctx.eps, ctx.dtype = eps, dtype
+        ctx.eps, ctx.form, dtype = eps, form, form.dtype
         half = len(parameters) // 2
         weight, bias = _join(parameters[:half], dtype), _join(parameters[half:], dtype)
         assert weight is not None
-        rows = _rows(normalized, dtype)
+        rows = _as_matrix(normalized, dtype)
         ctx.set_materialize_grads(False)
         return gemm.linear(rows, weight, bias).view(*x.shape[:-1], weight.shape[0]), x
 
@@ -178,16 +204,16 @@ class _NormLinear(torch.autograd.Function):
         if grad is None:
             return (plus, *[None] * (len(ctx.needs_input_grad) - 1))
         x, mean, rstd, norm_weight, norm_bias, *parameters = ctx.saved_tensors
-        needs = ctx.needs_input_grad
+        needs, dtype = ctx.needs_input_grad, ctx.form.dtype
         half = len(parameters) // 2
         weights = parameters[:half]
         sizes = [weight.shape[0] for weight in weights]
-        grad = _rows(grad, ctx.dtype)
+        grad = _as_matrix(grad, dtype)
 
         grads: list[Tensor | None] = [None, None, None, None, None]
         normalized: Tensor | None = None
         if any(needs[:3]):
-            weight = _join(weights, ctx.dtype)
+            weight = _join(weights, dtype)
             assert weight is not None
             source = x.to(norm_weight.dtype)
             back = gemm.linear(grad, weight.t()).view(x.shape).to(source.dtype)
@@ -206,8 +232,10 @@ class _NormLinear(torch.autograd.Function):
         grad_weights: list[Tensor | None] = [None] * half
         if any(needs[5 : 5 + half]):
             if normalized is None:
-                normalized = _normalize(x, norm_weight, norm_bias, ctx.eps)[0]
-            product = gemm.weight_gradient(grad, _rows(normalized, ctx.dtype))
+                normalized = _normalize(
+                    token_rows.is_ours(x, norm_weight), x, norm_weight, norm_bias, ctx.eps
+                )[0]
+            product = gemm.weight_gradient(grad, _as_matrix(normalized, dtype))
             grad_weights = list(torch.split(product.to(weights[0].dtype), sizes))
         grad_biases: list[Tensor | None] = [None] * half
         if any(needs[5 + half :]):
@@ -228,16 +256,20 @@ class _ResidualLinear(torch.autograd.Function):
         gamma: Tensor | None,
         kept: Tensor | None,
         activation: str,
-        dtype: torch.dtype,
+        form: Form,
         overwrites: bool,
     ) -> Tensor:
         ctx.save_for_backward(hidden, weight, bias, gamma, kept)
-        ctx.activation, ctx.dtype = activation, dtype
-        rows = _rows(_activate(hidden, activation)[0], dtype)
+        ctx.activation, ctx.form, dtype = activation, form, form.dtype
+        rows = _as_matrix(
+            _activate(form.is_ours and form.dtype == x.dtype, hidden, activation)[0], dtype
+        )
         scaled = _scaled(weight, gamma).to(dtype)
         shift = None if bias is None else (bias if gamma is None else gamma * bias).to(dtype)
         if kept is None and x.dtype == dtype:
-            total = gemm.linear(rows, scaled, shift, plus=_rows(x, dtype), overwrites=overwrites)
+            total = gemm.linear(
+                rows, scaled, shift, plus=_as_matrix(x, dtype), overwrites=overwrites
+            )
             return total.view(x.shape)
         branch = gemm.linear(rows, scaled, shift).view(x.shape)
         return x + branch if kept is None else torch.addcmul(x, kept.to(x.dtype), branch)
@@ -247,19 +279,20 @@ class _ResidualLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, gamma, kept = ctx.saved_tensors
         needs_x, needs_hidden, needs_weight, needs_bias, needs_gamma = ctx.needs_input_grad[:5]
-        rows = _rows(grad if kept is None else grad * kept, ctx.dtype)
+        dtype = ctx.form.dtype
+        rows = _as_matrix(grad if kept is None else grad * kept, dtype)
 
         back = grad_weight = grad_bias = grad_gamma = None
         if needs_hidden:
-            scaled = _scaled(weight, gamma).to(ctx.dtype)
+            scaled = _scaled(weight, gamma).to(dtype)
             back = gemm.linear(rows, scaled.t()).view(*grad.shape[:-1], weight.shape[1])
             back = back.to(hidden.dtype)
-        activated, grad_hidden = _activate(hidden, ctx.activation, back)
+        activated, grad_hidden = _activate(token_rows.is_ours(hidden), hidden, ctx.activation, back)
         if needs_bias or needs_gamma:
             total = rows.sum(0, dtype=weight.dtype)
             grad_bias = total if gamma is None else gamma * total
         if needs_weight or needs_gamma:
-            product = gemm.weight_gradient(rows, _rows(activated, ctx.dtype))
+            product = gemm.weight_gradient(rows, _as_matrix(activated, dtype))
             grad_weight = product.to(weight.dtype)
             if gamma is not None:
                 if needs_gamma:
@@ -280,15 +313,15 @@ class _ResidualLinear(torch.autograd.Function):
 
 
 def _normalize(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    is_ours: bool, x: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return normalized tokens, mean and 1 / deviation; the first only until the next call."""
-    if token_rows.is_ours(x, weight, bias):
+    if is_ours:
         return token_rows.normalize(x, weight, bias, eps)
     return torch.native_layer_norm(x.to(weight.dtype), x.shape[-1:], weight, bias, eps)
 
 
-def _rows(tokens: Tensor, dtype: torch.dtype) -> Tensor:
+def _as_matrix(tokens: Tensor, dtype: torch.dtype) -> Tensor:
     return tokens.reshape(-1, tokens.shape[-1]).to(dtype)
 
 

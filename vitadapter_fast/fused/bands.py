@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..native import extension, memory, tensors
+from ..native import memory, tensors
 
 # Of the largest band. The stem of S takes 30 ms instead of 44 for an image of 512, 159 instead of
 # 220 for 800 x 1344 (2 cores of an AMD EPYC), as long with half or twice as many bytes.
@@ -32,15 +32,15 @@ class Layer(NamedTuple):
     channels: int
 
 
-def take(x: Tensor) -> bool:
-    """Return whether bands are worth it: on the CPU, where nothing is kept for a backward pass."""
-    return (
-        type(x) is Tensor
-        and tensors.is_on_cpu(x)
-        and not torch.is_grad_enabled()
-        and not tensors.is_recorded()
-        and extension.unavailable_reason() is None
-    )
+def unsupported_reason(x: Tensor) -> str | None:
+    """Return why a map does not go through its layers in bands, or None."""
+    if torch.is_grad_enabled():
+        return "a backward pass needs the maps"
+    if type(x) is not Tensor or not tensors.is_on_cpu(x):
+        return "only on the CPU it is worth it"
+    if tensors.is_recorded():
+        return "a compiler or tracer records it"
+    return None
 
 
 def in_bands(x: Tensor, layers: Sequence[Layer]) -> Tensor:
@@ -58,8 +58,7 @@ def in_bands(x: Tensor, layers: Sequence[Layer]) -> Tensor:
         band = _rows_of(x, layers, first, last)
         if out is None:
             B, C, _, W = band.shape
-            out = band.new_empty((B, height, W, C)).permute(0, 3, 1, 2)
-            memory.output_address(out)
+            out = memory.output(band.new_empty((B, height, W, C))).permute(0, 3, 1, 2)
         out[:, :, first:last] = band
     assert out is not None
     return out

@@ -1,0 +1,32 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Boxes of the model in fewer passes over memory: the numbers of its modules, called one by one.
+
+One box, one file: ``unsupported_reason(module, ...)`` is None where the box runs, else the sentence
+why its modules are called instead; ``forward(module, ...)`` is the box.
+"""
+
+from . import block, extractor, injector, pyramid, spatial_prior
+from ._choice import readable, runs, touched_reason
+from .attention import attend
+from .checkpointing import recompute
+from .portions import in_portions
+from .resize import resize
+
+BOXES = (block, extractor, injector, pyramid, spatial_prior)
+
+__all__ = [
+    "BOXES",
+    "attend",
+    "block",
+    "extractor",
+    "in_portions",
+    "injector",
+    "pyramid",
+    "readable",
+    "recompute",
+    "resize",
+    "runs",
+    "spatial_prior",
+    "touched_reason",
+]

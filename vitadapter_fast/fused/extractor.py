@@ -1,0 +1,47 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""An extractor, with its norms in the projections and its residuals in one buffer."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..native import tensors
+from ..ops import dwconv_gelu
+from . import deform_attn
+from .drop_path import is_dropped, pass_by
+from .linear import form_of, norm_linear, residual_linear
+
+
+def unsupported_reason(extractor: Any, c: Tensor, x: Tensor) -> str | None:
+    """Return why an ``Extractor`` calls its modules for these tokens, or None."""
+    more = (extractor.ffn_norm, extractor.ffn, extractor.drop_path) if extractor.with_cffn else ()
+    return deform_attn.unsupported_reason(
+        c, x, extractor.query_norm, extractor.feat_norm, extractor.attn, *more
+    )
+
+
+def forward(extractor: Any, c: Tensor, x: Tensor, grids: Any) -> Tensor:
+    """Return what an ``Extractor`` makes of prior tokens ``c`` and ViT tokens ``x``."""
+    c = deform_attn.add_attention(
+        extractor.attn,
+        c,
+        grids.prior_hw,
+        extractor.query_norm,
+        x,
+        (grids.vit_hw,),
+        extractor.feat_norm,
+    )
+    if not extractor.with_cffn:
+        return c
+    kept, ffn = extractor.drop_path.factors(c), extractor.ffn
+    if is_dropped(kept):
+        return pass_by(c, extractor.ffn_norm, ffn)
+    form = form_of(c, extractor.ffn_norm.weight)
+    hidden, c = norm_linear(form, c, extractor.ffn_norm, ffn.fc1)
+    conv = ffn.dwconv.dwconv
+    hidden = dwconv_gelu(hidden, grids.prior_hw, conv.weight, conv.bias)
+    # The attention made these tokens, and nobody else has seen them. Only the CPU gains.
+    overwrites = tensors.is_on_cpu(c) and not torch.is_grad_enabled()
+    return residual_linear(form, c, hidden, ffn.fc2, kept=kept, overwrites=overwrites)

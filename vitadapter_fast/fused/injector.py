@@ -1,0 +1,30 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""An injector, with its norms in the projections and its gamma in the last of them."""
+
+from typing import Any
+
+from torch import Tensor
+
+from . import deform_attn
+
+
+def unsupported_reason(injector: Any, x: Tensor, c: Tensor) -> str | None:
+    """Return why an ``Injector`` calls its modules for these tokens, or None."""
+    return deform_attn.unsupported_reason(
+        x, c, injector.query_norm, injector.feat_norm, injector.attn
+    )
+
+
+def forward(injector: Any, x: Tensor, c: Tensor, grids: Any) -> Tensor:
+    """Return what an ``Injector`` makes of ViT tokens ``x`` and prior tokens ``c``."""
+    return deform_attn.add_attention(
+        injector.attn,
+        x,
+        (grids.vit_hw,),
+        injector.query_norm,
+        c,
+        grids.prior_hw,
+        injector.feat_norm,
+        injector.gamma,
+    )

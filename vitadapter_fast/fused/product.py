@@ -1,0 +1,57 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""A map and a convolution without overlap in, its result out: a matrix product while compiling.
+
+Of all that lies before a convolution torch's compiler wants the layout of maps, of the ViT's
+queries and keys and the values of the deformable attention too. It then orders strides, and cannot
+where sizes are symbols (torch 2.13, in training: "cannot determine truth value of Relational").
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._choice import touched_reason
+
+
+def is_product(layer: nn.Module, kind: type[nn.Module], size: int) -> bool:
+    """Return whether a convolution has a bias and, for each pixel, one of ``size`` a side."""
+    return (
+        type(layer) is kind
+        and isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))
+        and layer.kernel_size == layer.stride == (size, size)
+        and layer.padding == layer.output_padding == (0, 0)
+        and layer.dilation == (1, 1)
+        and layer.groups == 1
+        and layer.bias is not None
+    )
+
+
+def project(level: Tensor, layer: nn.Module) -> Tensor:
+    """Return ``layer(level)``, a 1 x 1 convolution of a map that is channels last."""
+    if (
+        not torch.compiler.is_compiling()
+        or touched_reason(layer) is not None
+        or not is_product(layer, nn.Conv2d, 1)
+    ):
+        result: Tensor = layer(level)
+        return result
+    assert isinstance(layer, nn.Conv2d)
+    product = F.linear(level.permute(0, 2, 3, 1), layer.weight.flatten(1), layer.bias)
+    return product.permute(0, 3, 1, 2)
+
+
+def double(level: Tensor, up: nn.Module) -> Tensor:
+    """Return ``up(level)``, a 2 x 2 transposed convolution, untouched, of a map channels last."""
+    if not (torch.compiler.is_compiling() and is_product(up, nn.ConvTranspose2d, 2)):
+        result: Tensor = up(level)
+        return result
+    assert isinstance(up, nn.ConvTranspose2d) and up.bias is not None
+    product = F.linear(level.permute(0, 2, 3, 1), taps(up.weight), up.bias.repeat(4))
+    pixels = torch.unflatten(product, 3, (2, 2, -1)).transpose(2, 3)  # [B, h, 2, w, 2, C]
+    return pixels.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def taps(weight: Tensor) -> Tensor:
+    """Return 2 x 2 kernels, [K, C, 2, 2], as a matrix, [2 * 2 * C, K]."""
+    return weight.permute(2, 3, 1, 0).flatten(0, 2)

@@ -1,0 +1,110 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""The spatial prior, with constant norms in the convolutions, and its stem in bands on the CPU."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import bands
+from ._choice import touched_reason
+from .maps import map_to_tokens
+from .norm import as_affine, is_constant, normalize
+from .product import project
+
+_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm)
+
+
+def unsupported_reason(spm: Any, image: Tensor) -> str | None:
+    """Return why a ``SpatialPrior`` calls its layers for this image, or None."""
+    parts = (spm.stem, spm.conv2, spm.conv3, spm.conv4)
+    if (reason := touched_reason(*parts)) is not None:
+        return reason
+    layers = [layer for part in parts for layer in part]
+    pool = layers.pop(len(spm.stem) - 1)
+    if not (
+        type(pool) is nn.MaxPool2d and (pool.kernel_size, pool.stride, pool.padding) == (3, 2, 1)
+    ):
+        return "its stem does not end in the original's max pool"
+    for conv, norm, relu in zip(layers[::3], layers[1::3], layers[2::3], strict=True):
+        if type(conv) is not nn.Conv2d or type(norm) not in _NORMS or type(relu) is not nn.ReLU:
+            return "its layers are not convolutions, each with a norm and ReLU"
+        if (
+            conv.kernel_size != (3, 3)
+            or conv.padding != (1, 1)
+            or conv.dilation != (1, 1)
+            or conv.groups != 1
+            or conv.bias is not None
+            or conv.padding_mode != "zeros"
+        ):
+            return "one of its convolutions is not a plain one of 3 x 3 pixels without bias"
+    return None
+
+
+def forward(spm: Any, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what a ``SpatialPrior`` makes of an image that is channels last."""
+    at_4 = conv_norm_relu(image, spm.stem)
+    at_8 = conv_norm_relu(at_4, spm.conv2)
+    at_16 = conv_norm_relu(at_8, spm.conv3)
+    at_32 = conv_norm_relu(at_16, spm.conv4)
+    return (
+        project(at_4, spm.fc1),
+        map_to_tokens(spm.fc2(at_8)),
+        map_to_tokens(spm.fc3(at_16)),
+        map_to_tokens(spm.fc4(at_32)),
+    )
+
+
+def conv_norm_relu(x: Tensor, layers: nn.Sequential) -> Tensor:
+    """Run convolutions, each followed by a norm and ReLU, and the max pool after them.
+
+    A batch norm that uses its running statistics is folded into its convolution.
+    """
+    if bands.unsupported_reason(x) is None and (chain := _as_chain(layers)) is not None:
+        return bands.in_bands(x, chain)
+    for conv, norm in _pairs(layers):
+        if is_constant(norm):
+            weight, bias = _folded(conv, norm)
+            x = F.conv2d(x, weight, bias, conv.stride, conv.padding).relu_()
+        else:
+            x = normalize(norm, conv(x), relu=True)
+    return layers[-1](x) if isinstance(layers[-1], nn.MaxPool2d) else x
+
+
+def _pairs(layers: nn.Sequential) -> Iterator[tuple[nn.Conv2d, nn.Module]]:
+    found = list(layers)
+    for conv, norm in zip(found[::3], found[1::3], strict=False):
+        assert isinstance(conv, nn.Conv2d)
+        yield conv, norm
+
+
+def _folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a convolution without bias and a constant norm after it."""
+    scale, shift = as_affine(norm)
+    return conv.weight * scale[:, None, None, None], shift
+
+
+def _as_chain(layers: nn.Sequential) -> list[bands.Layer] | None:
+    """Return convolutions with constant norm and ReLU, and a max pool, as a chain; None for others.
+
+    ReLU leaves nothing below zero, so zeros around a map are as good to a max pool as its own.
+    """
+    chain: list[bands.Layer] = []
+    for conv, norm in _pairs(layers):
+        if not is_constant(norm):
+            return None
+        run = partial(_conv_relu, *_folded(conv, norm), conv.stride)
+        chain.append(bands.Layer(run, conv.stride[0], conv.out_channels))
+    if len(chain) < 2:
+        return None
+    if isinstance(layers[-1], nn.MaxPool2d):
+        pool = partial(F.max_pool2d, kernel_size=3, stride=2, padding=(0, 1))
+        chain.append(bands.Layer(pool, 2, chain[-1].channels))
+    return chain
+
+
+def _conv_relu(weight: Tensor, bias: Tensor, stride: tuple[int, ...], x: Tensor) -> Tensor:
+    return F.conv2d(x, weight, bias, stride, (0, 1)).relu_()
