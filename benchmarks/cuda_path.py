@@ -50,6 +50,7 @@ def cuda_path() -> Iterator[Counter[str]]:
 
     stubs: list[tuple[Any, str, Any]] = [
         (tensors, "device_type", lambda tensor: "cuda"),
+        (tensors, "is_on_cpu", lambda tensor: False),
         (_backends, "_choices", {}),  # of calls on this path alone
         (extension, "launch", launch),
         (cuda_device, "cuda_unavailable_reason", no_reason),

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from vitadapter_fast import ViTAdapter, info
-from vitadapter_fast.model.linear import norm_linear, residual_linear
-from vitadapter_fast.model.pyramid import _LargestSum
+from vitadapter_fast.fused.linear import form_of, norm_linear, residual_linear
+from vitadapter_fast.fused.pyramid import _LargestSum
 from vitadapter_fast.native import gemm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ops"))
@@ -30,7 +30,7 @@ def _norm_linear(x: Tensor, weight: Tensor, bias: Tensor, *layer: Tensor) -> Ten
     norm, linear = nn.LayerNorm(x.shape[-1]), nn.Linear(x.shape[-1], layer[0].shape[0])
     _give(norm, weight, bias)
     _give(linear, *layer)
-    return norm_linear(x, norm, linear)[0]
+    return norm_linear(form_of(x, weight), x, norm, linear)[0]
 
 
 def _residual_linear(
@@ -38,7 +38,8 @@ def _residual_linear(
 ) -> Tensor:
     linear = nn.Linear(weight.shape[1], weight.shape[0])
     _give(linear, weight, bias)
-    return residual_linear(x, hidden, linear, activation=activation, gamma=gamma)
+    form = form_of(x, weight)
+    return residual_linear(form, x, hidden, linear, activation=activation, gamma=gamma)
 
 
 def _give(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
@@ -65,14 +66,12 @@ CALLS: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
         for activation, width in (("none", 24), ("gelu", 24), ("swiglu", 48))
     },
     "the largest map": (
-        lambda map_8, up, bias, at_4, weight, vit_map: _LargestSum.apply(
-            map_8, up, bias, at_4, weight, vit_map
-        ),
-        [(2, 16, 4, 6), (16, 16, 2, 2), (16,), (2, 8, 8, 12), (16, 8), (2, 16, 2, 3)],
+        lambda at_4, *others: _LargestSum.apply(at_4.clone(), *others),
+        [(2, 16, 8, 12), (2, 16, 4, 6), (16, 16, 2, 2), (16,), (2, 16, 2, 3)],
     ),
 }
 # Maps come channels last: that is the layout of everything in the model.
-MAPS = {"the largest map": (0, 3, 5)}
+MAPS = {"the largest map": (0, 1, 4)}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vitadapter_fast.ops import _direct
-from vitadapter_fast.ops._library import Operator
+from vitadapter_fast.ops._direct import Operator
 
 Args = tuple[Any, ...]
 

@@ -113,14 +113,14 @@ def test_calls_beyond_32_bit_indices_are_left_to_another_backend() -> None:
     assert "at most 16 grids" in str(reason(1, 17))
 
 
-def test_launcher_refuses_sizes_that_disagree() -> None:
+def test_launcher_refuses_sizes_that_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs: ConvInputs = make_conv_inputs(AWKWARD_CONV[3], dtype=torch.float32)
     from cuda_on_cpu import load
 
     from vitadapter_fast.ops.dwconv_gelu._pointers import arguments
 
+    monkeypatch.setattr(extension, "load", lambda: (load(), ""))
     call = _call.Call(inputs.tokens, [2, 3], inputs.weight, inputs.bias)
     for name in ("dwconv_gelu_forward_cuda", "dwconv_gelu_forward_cpu"):
         with pytest.raises(ValueError, match="grids do not add up to the tokens"):
-            given = {**arguments(call), "out": inputs.tokens}
-            getattr(load(), name)(**extension.with_addresses(given))
+            extension.launch(name, **arguments(call), out=inputs.tokens)

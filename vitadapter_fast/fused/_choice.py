@@ -11,6 +11,7 @@ import logging
 from types import ModuleType
 from typing import TypeVar
 
+import torch
 from torch import nn
 from torch.nn import Parameter
 
@@ -54,13 +55,15 @@ def runs(box: ModuleType, module: nn.Module, *inputs: object) -> bool:
     reason = plain_reason(box, module, *inputs)
     if reason is None:
         return True
-    _log.debug("%s runs plain: %s", box.__name__.rpartition(".")[2], reason)
+    if not torch.compiler.is_compiling():  # compilers trace no logging
+        _log.debug("%s runs plain: %s", box.__name__.rpartition(".")[2], reason)
     return False
 
 
 def plain_reason(box: ModuleType, module: nn.Module, *inputs: object) -> str | None:
     """Return why a box does not run in its fused form, or None; arguments as for ``runs``."""
-    if requested(None) == "reference":
+    # What is compiled launches nothing of its own: whoever asks for the reference has it.
+    if not torch.compiler.is_compiling() and requested(None) == "reference":
         return "the reference was asked for"
     reason: str | None = box.unsupported_reason(module, *inputs)
     return reason
@@ -104,5 +107,7 @@ def touched_reason(*modules: nn.Module) -> str | None:
                 if dtype is not None:
                     return f"its weights are {dtype} and {parameter.dtype}"
                 dtype = parameter.dtype
-        waiting += [part for part in parts["_modules"].values() if part is not None]
+        for part in parts["_modules"].values():
+            if part is not None:
+                waiting.append(part)
     return None

@@ -32,13 +32,13 @@ def _dropout_reason(*layers: nn.Module) -> str | None:
 def forward(block: Any, x: Tensor, hw: tuple[int, int]) -> Tensor:
     """Return what a ``Block`` makes of tokens [B, h * w, C]."""
     form = form_of(x, block.norm1.weight)
-    kept = block.drop_path.factors(x)
-    if is_dropped(kept):
+    kept = block.drop_path.factors(x) if block.training else None
+    if kept is not None and is_dropped(kept):
         x = pass_by(x, block.norm1, block.attn, block.gamma1)
     else:
         x = _add_attention(form, block.attn, x, hw, block.norm1, block.gamma1, kept)
-    kept = block.drop_path.factors(x)
-    if is_dropped(kept):
+    kept = block.drop_path.factors(x) if block.training else None
+    if kept is not None and is_dropped(kept):
         return pass_by(x, block.norm2, block.mlp, block.gamma2)
     return _add_feed_forward(form, block.mlp, x, block.norm2, block.gamma2, kept)
 

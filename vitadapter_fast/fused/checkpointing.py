@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-def recompute(module: nn.Module, *args: Any, with_cp: bool) -> Any:
-    """Return ``module(*args)``; with ``with_cp``, training runs it again for its activations."""
-    if not (with_cp and module.training and torch.is_grad_enabled()):
+def recompute(module: nn.Module, *args: Any) -> Any:
+    """Return ``module(*args)``; training runs it again for its activations."""
+    if not (module.training and torch.is_grad_enabled()):
         return module(*args)
     if torch.compiler.is_compiling():
         # A compiler cannot tell a second run from a first, which moves the running statistics.

@@ -11,13 +11,13 @@ from torch.autograd.function import once_differentiable
 from ..native import tensors
 
 
-def is_dropped(kept: Tensor | None) -> bool:
+def is_dropped(kept: Tensor) -> bool:
     """Return whether no sample keeps a branch: on the CPU, for a GPU would have to be waited for.
 
     Nothing of the branch needs to be computed then (5 % of a training step of S with one image of
     512 x 512, AMD EPYC).
     """
-    return kept is not None and tensors.is_on_cpu(kept) and not kept.any()
+    return tensors.is_on_cpu(kept) and not kept.any()
 
 
 def pass_by(x: Tensor, norm: nn.Module, branch: nn.Module, gamma: Tensor | None = None) -> Tensor:

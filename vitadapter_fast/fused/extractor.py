@@ -35,8 +35,9 @@ def forward(extractor: Any, c: Tensor, x: Tensor, grids: Any) -> Tensor:
     )
     if not extractor.with_cffn:
         return c
-    kept, ffn = extractor.drop_path.factors(c), extractor.ffn
-    if is_dropped(kept):
+    ffn = extractor.ffn
+    kept = extractor.drop_path.factors(c) if extractor.training else None
+    if kept is not None and is_dropped(kept):
         return pass_by(c, extractor.ffn_norm, ffn)
     form = form_of(c, extractor.ffn_norm.weight)
     hidden, c = norm_linear(form, c, extractor.ffn_norm, ffn.fc1)

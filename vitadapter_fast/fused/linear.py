@@ -8,6 +8,7 @@ computed anew. A LayerScale costs no pass at all, since it is folded into the we
 gradient: with G = grad.T @ rows, the gradient of the weight is gamma * G, that of gamma G . weight.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,10 +25,12 @@ class Form(NamedTuple):
     Attributes:
         dtype: Of the matrix products.
         is_ours: Whether kernels of ours normalize and activate: those of float32 on the CPU.
+        has_onednn: Whether oneDNN multiplies, as far as tokens and weights decide it.
     """
 
     dtype: torch.dtype
     is_ours: bool
+    has_onednn: bool
 
 
 def mode_reason(x: Tensor) -> str | None:
@@ -57,9 +60,9 @@ def form_of(x: Tensor, weight: Tensor) -> Form:
         and x.dtype == weight.dtype == torch.float32
         and tensors.is_on_cpu(x)
         and x.numel() > 0
-        and extension.unavailable_reason() is None
+        and extension.load()[0] is not None
     )
-    return Form(dtype, is_ours)
+    return Form(dtype, is_ours, is_ours and dtype == torch.float32 and gemm.is_available())
 
 
 def _product_dtype(x: Tensor, wanted: torch.dtype) -> torch.dtype | None:
@@ -91,12 +94,12 @@ def norm_linear(
             result, x = norm_linear(form, x, norm, layer)
             results.append(result)
         return (*results, x)
-    parameters = [layer.weight for layer in layers] + [layer.bias for layer in layers]
-    joined, x = _NormLinear.apply(  # type: ignore[no-untyped-call]
-        x, norm.weight, norm.bias, norm.eps, form, *parameters
-    )
+    of_norm = (norm.weight, norm.bias, norm.eps)
     if len(layers) == 1:
-        return joined, x
+        weight, bias = layers[0].weight, layers[0].bias
+        return _NormLinear.apply(x, *of_norm, form, weight, bias)  # type: ignore[no-untyped-call,no-any-return]
+    parameters = [layer.weight for layer in layers] + [layer.bias for layer in layers]
+    joined, x = _NormLinear.apply(x, *of_norm, form, *parameters)  # type: ignore[no-untyped-call]
     return (*torch.split(joined, [layer.weight.shape[0] for layer in layers], dim=-1), x)
 
 
@@ -188,15 +191,15 @@ class _NormLinear(torch.autograd.Function):
         form: Form,
         *parameters: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        normalized, mean, rstd = _normalize(form.is_ours, x, norm_weight, norm_bias, eps)
+        weight, bias = _joined(parameters, form.dtype)
+        normalize = token_rows.normalize if form.is_ours else _normalize
+        normalized, mean, rstd = normalize(x, norm_weight, norm_bias, eps)
         ctx.save_for_backward(x, mean, rstd, norm_weight, norm_bias, *parameters)
-        ctx.eps, ctx.form, dtype = eps, form, form.dtype
-        half = len(parameters) // 2
-        weight, bias = _join(parameters[:half], dtype), _join(parameters[half:], dtype)
-        assert weight is not None
-        rows = _as_matrix(normalized, dtype)
+        ctx.eps, ctx.form = eps, form
+        rows = normalized.reshape(-1, x.shape[-1]).to(form.dtype)
         ctx.set_materialize_grads(False)
-        return gemm.linear(rows, weight, bias).view(*x.shape[:-1], weight.shape[0]), x
+        out = gemm.linear(rows, weight, bias, is_onednn=form.has_onednn)
+        return out.view(*x.shape[:-1], weight.shape[0]), x
 
     @staticmethod
     @once_differentiable
@@ -213,8 +216,7 @@ class _NormLinear(torch.autograd.Function):
         grads: list[Tensor | None] = [None, None, None, None, None]
         normalized: Tensor | None = None
         if any(needs[:3]):
-            weight = _join(weights, dtype)
-            assert weight is not None
+            weight, _ = _joined(parameters, dtype)
             source = x.to(norm_weight.dtype)
             back = gemm.linear(grad, weight.t()).view(x.shape).to(source.dtype)
             if token_rows.is_ours(back, x, norm_weight, norm_bias):
@@ -232,9 +234,9 @@ class _NormLinear(torch.autograd.Function):
         grad_weights: list[Tensor | None] = [None] * half
         if any(needs[5 : 5 + half]):
             if normalized is None:
-                normalized = _normalize(
-                    token_rows.is_ours(x, norm_weight), x, norm_weight, norm_bias, ctx.eps
-                )[0]
+                is_ours = token_rows.is_ours(x, norm_weight)
+                normalize = token_rows.normalize if is_ours else _normalize
+                normalized = normalize(x, norm_weight, norm_bias, ctx.eps)[0]
             product = gemm.weight_gradient(grad, _as_matrix(normalized, dtype))
             grad_weights = list(torch.split(product.to(weights[0].dtype), sizes))
         grad_biases: list[Tensor | None] = [None] * half
@@ -261,17 +263,19 @@ class _ResidualLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(hidden, weight, bias, gamma, kept)
         ctx.activation, ctx.form, dtype = activation, form, form.dtype
-        rows = _as_matrix(
-            _activate(form.is_ours and form.dtype == x.dtype, hidden, activation)[0], dtype
-        )
-        scaled = _scaled(weight, gamma).to(dtype)
+        activated = hidden
+        if activation != "none":
+            activated, _ = _activate(form.is_ours and dtype == x.dtype, hidden, activation)
+        rows = activated.reshape(-1, weight.shape[1]).to(dtype)
+        scaled = (weight if gamma is None else gamma[:, None] * weight).to(dtype)
         shift = None if bias is None else (bias if gamma is None else gamma * bias).to(dtype)
         if kept is None and x.dtype == dtype:
+            plus = x.reshape(-1, x.shape[-1])
             total = gemm.linear(
-                rows, scaled, shift, plus=_as_matrix(x, dtype), overwrites=overwrites
+                rows, scaled, shift, plus=plus, overwrites=overwrites, is_onednn=form.has_onednn
             )
             return total.view(x.shape)
-        branch = gemm.linear(rows, scaled, shift).view(x.shape)
+        branch = gemm.linear(rows, scaled, shift, is_onednn=form.has_onednn).view(x.shape)
         return x + branch if kept is None else torch.addcmul(x, kept.to(x.dtype), branch)
 
     @staticmethod
@@ -313,11 +317,9 @@ class _ResidualLinear(torch.autograd.Function):
 
 
 def _normalize(
-    is_ours: bool, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return normalized tokens, mean and 1 / deviation; the first only until the next call."""
-    if is_ours:
-        return token_rows.normalize(x, weight, bias, eps)
+    """Return normalized tokens, mean and 1 / deviation, by torch."""
     return torch.native_layer_norm(x.to(weight.dtype), x.shape[-1:], weight, bias, eps)
 
 
@@ -325,11 +327,18 @@ def _as_matrix(tokens: Tensor, dtype: torch.dtype) -> Tensor:
     return tokens.reshape(-1, tokens.shape[-1]).to(dtype)
 
 
-def _join(parts: tuple[Tensor | None, ...] | list[Tensor], dtype: torch.dtype) -> Tensor | None:
-    tensors = [part for part in parts if part is not None]
-    if len(tensors) < 2:
-        return tensors[0].to(dtype) if tensors else None
-    return torch.cat(tensors).to(dtype)
+def _joined(
+    parameters: Sequence[Tensor | None], dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """Return weights and biases of layers, which come in this order, as those of one layer."""
+    half = len(parameters) // 2
+    weight, bias = parameters[0], parameters[half]
+    assert weight is not None
+    if half > 1:
+        weight = torch.cat([part for part in parameters[:half] if part is not None])
+        biases = [part for part in parameters[half:] if part is not None]
+        bias = torch.cat(biases) if biases else None
+    return weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def _scaled(weight: Tensor, gamma: Tensor | None) -> Tensor:

@@ -43,10 +43,10 @@ def in_portions(
 
 def device_reason(c: Tensor) -> str | None:
     """Return why a batch of prior tokens stays whole, whatever its size, or None."""
+    if tensors.is_recorded():
+        return "a compiler or tracer records it"
     if requested(None) == "reference":
         return "the reference was asked for"
     if type(c) is not Tensor or not tensors.is_on_cpu(c):
         return "only on the CPU it is worth it"
-    if tensors.is_recorded():
-        return "a compiler or tracer records it"
     return None

@@ -68,8 +68,7 @@ class Interaction(nn.Module):
         return x, c
 
     def _run(self, module: nn.Module, *args: Any) -> Tensor:
-        out: Tensor = fused.recompute(module, *args, with_cp=self.with_cp)
-        return out
+        return fused.recompute(module, *args) if self.with_cp else module(*args)  # type: ignore[no-any-return]
 
 
 def recorded(x: Tensor, *parts: nn.Module, is_frozen: bool) -> AbstractContextManager[object]:

@@ -272,7 +272,7 @@ class ViTAdapter(nn.Module):
         is_frozen = self.has_frozen_vit
         with recorded(self.pos_embed, self.patch_embed, is_frozen=is_frozen):
             x = self.pos_drop(self.patch_embed(padded, self.pos_embed))
-        at_4, *levels = fused.recompute(self.spm, padded, with_cp=self.with_cp)
+        at_4, *levels = fused.recompute(self.spm, padded) if self.with_cp else self.spm(padded)
         pairs = zip(levels, self.level_embed, strict=True)
         c = torch.cat([level + embed for level, embed in pairs], dim=1)
 
@@ -326,10 +326,10 @@ class ViTAdapter(nn.Module):
         return capture(self, (batch, self.in_chans, *image_hw), dtype)
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode; the parts of a frozen ViT where nothing trains stay in eval mode."""
+        """Set training mode; a frozen ViT in which nothing trains stays in eval mode."""
         super().train(mode)
         if self.has_frozen_vit:
-            for module in (self.patch_embed, self.pos_drop, *self.blocks):
+            for module in (self.patch_embed, self.pos_drop, self.blocks):
                 if not has_trained(module):
                     module.eval()
         return self

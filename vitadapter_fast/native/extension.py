@@ -3,7 +3,6 @@
 """The only door to the compiled extension: tensor -> pointer, dtype code, thread count."""
 
 import logging
-from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -16,7 +15,7 @@ from ..version import __version__
 
 _log = logging.getLogger("vitadapter_fast")
 
-_DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
+DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 
 
 @cache
@@ -60,8 +59,13 @@ def launch(name: str, **arguments: Any) -> None:
     module, reason = load()
     if module is None:
         raise RuntimeError(f"vitadapter_fast: {name}: {reason}")
+    for key, value in arguments.items():
+        if value is None:
+            arguments[key] = 0
+        elif isinstance(value, Tensor):
+            arguments[key] = value.data_ptr()
     try:
-        getattr(module, name)(**with_addresses(arguments))
+        getattr(module, name)(**arguments)
     except MemoryError as error:
         raise MemoryError(f"vitadapter_fast: {name}: no memory beside the outputs") from error
     except (AttributeError, TypeError) as error:
@@ -69,23 +73,3 @@ def launch(name: str, **arguments: Any) -> None:
             f"vitadapter_fast: {name}: the compiled extension was built from other sources than "
             "this package; reinstall with `pip install .` from the source tree"
         ) from error
-
-
-def with_addresses(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return arguments with the address of its first element for each tensor, and 0 for None."""
-    for name, value in arguments.items():
-        if value is None:
-            arguments[name] = 0
-        elif isinstance(value, Tensor):
-            arguments[name] = value.data_ptr()
-    return arguments
-
-
-def dtype_code(tensor: Tensor) -> int:
-    """Return the extension's code for the tensor's dtype."""
-    return _DTYPE_CODES[tensor.dtype]
-
-
-def flat(sizes: Sequence[int]) -> list[int]:
-    """Return sizes as plain integers for the extension."""
-    return [int(size) for size in sizes]

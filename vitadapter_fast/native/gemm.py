@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import memory, tensors, token_rows
 
-_ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_by_onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 _PIECE = 2688  # rows
 _HEAP_BYTES = memory.HEAP_BYTES
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -30,6 +30,7 @@ def linear(
     *,
     plus: Tensor | None = None,
     overwrites: bool = False,
+    is_onednn: bool = False,
 ) -> Tensor:
     """Return ``rows @ weight.T + bias + plus``, [N, C]; records no gradients.
 
@@ -39,14 +40,19 @@ def linear(
         bias: [C] or None.
         plus: [N, C] or None.
         overwrites: Whether the result may come in the memory of ``plus``.
+        is_onednn: Whether all is known to suit oneDNN; else it is asked.
     """
     product: Tensor
-    if not _suits_onednn(rows, weight):
+    nbytes = rows.shape[0] * weight.shape[0] * 4
+    if not (is_onednn or _suits_onednn(rows, weight)):
         product = F.linear(rows, weight, bias)
-    elif rows.shape[0] * weight.shape[0] * 4 > _HEAP_BYTES and _is_better_in_pieces(rows, weight):
+    elif nbytes > _HEAP_BYTES and _is_better_in_pieces(rows, weight):
         return _in_pieces(rows, weight, bias, plus, plus if overwrites else None)
     else:
-        product = _by_onednn(rows, weight, bias)
+        memory.expect_output(nbytes)
+        # It takes any strides of rows and weight, but reads the bias as dense memory.
+        bias = None if bias is None else bias.contiguous()
+        product = _by_onednn(rows, weight, bias, "none", [], "")
     # Not oneDNN's fused sum: 5376 x 384 x 384 takes 4.5 ms and with that 7.4.
     return product if plus is None else product.add_(plus)
 
@@ -65,9 +71,11 @@ def _in_pieces(
     """
     if out is None:
         out = memory.output(rows.new_empty(rows.shape[0], weight.shape[0]))
+    bias = None if bias is None else bias.contiguous()
     for i, some_rows in enumerate(torch.split(rows, _PIECE)):
+        memory.expect_output(some_rows.shape[0] * weight.shape[0] * 4)
         piece = slice(i * _PIECE, i * _PIECE + some_rows.shape[0])
-        product = _by_onednn(some_rows, weight, bias)
+        product = _by_onednn(some_rows, weight, bias, "none", [], "")
         if plus is None:
             out[piece] = product
         else:
@@ -99,12 +107,9 @@ def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
     return total
 
 
-def _by_onednn(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    memory.expect_output(rows.shape[0] * weight.shape[0] * 4)
-    # It takes any strides of rows and weight, but reads the bias as dense memory.
-    bias = None if bias is None else bias.contiguous()
-    product: Tensor = _ONEDNN(rows, weight, bias, "none", [], "")
-    return product
+def is_available() -> bool:
+    """Return whether this torch has oneDNN's products, and uses them."""
+    return _by_onednn is not None and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 def _suits_onednn(rows: Tensor, weight: Tensor) -> bool:
@@ -113,8 +118,7 @@ def _suits_onednn(rows: Tensor, weight: Tensor) -> bool:
         and type(weight) in _PLAIN
         and tensors.is_on_cpu(rows)
         and rows.dtype == weight.dtype == torch.float32
-        and _ONEDNN is not None
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and is_available()
         and not tensors.is_recorded()  # a compiler chooses GEMMs itself
         and rows.numel() > 0
         and weight.numel() > 0

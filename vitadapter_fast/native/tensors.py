@@ -19,7 +19,7 @@ def device_type(tensor: Tensor) -> str:
 
 def is_on_cpu(tensor: Tensor) -> bool:
     """Return whether shortcuts that only pay on the CPU may be taken."""
-    return device_type(tensor) == "cpu"
+    return tensor.is_cpu
 
 
 def is_recorded() -> bool:
@@ -37,11 +37,6 @@ def dense_rows(tensor: Tensor) -> Tensor:
     if tensor.is_contiguous() or tensor[:1, :1].is_contiguous():
         return tensor
     return tensor.contiguous()
-
-
-def row_strides(tensor: Tensor) -> tuple[int, int]:
-    """Return the strides of the first two dimensions, in elements."""
-    return tensor.stride(0), tensor.stride(1)
 
 
 def current_device(tensor: Tensor) -> AbstractContextManager[object]:

@@ -47,9 +47,7 @@ def flat_pairs(op: str, name: str, pairs: Iterable[tuple[int, int]]) -> list[int
         raise type(error)(
             f"{op}: {name} must be (h, w) pairs of positive sizes, got {pairs!r}"
         ) from None
-    if set(map(type, flat)) == {int} and max(flat) <= _MAX_INT64 and min(flat) >= -_MAX_INT64:
-        return flat
-    return [integer(op, name, size) for size in flat]
+    return integers(op, name, flat)
 
 
 def has_bad_sizes(flat: list[int]) -> bool:
@@ -65,15 +63,24 @@ def num_pixels(flat: list[int]) -> int:
     return sum(map(mul, flat[::2], flat[1::2]))
 
 
-def integer(op: str, name: str, size: Any) -> int:
-    """Return a size that may be numpy's; one that a tracer gave stays as it is.
+def integers(op: str, name: str, sizes: Iterable[Any]) -> list[int]:
+    """Return sizes that may be numpy's; those that a tracer gave stay as they are.
 
     Raises:
         TypeError: It is no integer.
         ValueError: It needs more than 64 bits.
     """
-    if torch.compiler.is_compiling() or isinstance(size, torch.SymInt):
-        return size  # type: ignore[no-any-return]
+    sizes = list(sizes)
+    if torch.compiler.is_compiling():
+        return sizes
+    if set(map(type, sizes)) == {int} and max(sizes) <= _MAX_INT64 and min(sizes) >= -_MAX_INT64:
+        return sizes
+    return [_integer(op, name, size) for size in sizes]
+
+
+def _integer(op: str, name: str, size: Any) -> int:
+    if isinstance(size, torch.SymInt):
+        return size  # type: ignore[return-value]
     try:
         size = index(size)
     except TypeError:

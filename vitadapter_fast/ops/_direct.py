@@ -20,6 +20,9 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 _CONSTANTS = (list, int, float, bool, str, type(None))
 _DEVICES = ("CPU", "CUDA")
 
+Op = Callable[..., Any]
+Lower = Callable[[torch.dtype, Sequence[Any]], Sequence[Any]]
+
 
 def _plain_keys() -> int:
     """Return the dispatch keys that a tensor may have, as bits; 0 where torch no longer tells."""
@@ -85,6 +88,39 @@ def without_autocast(device: str) -> Iterator[None]:
         yield
     finally:
         torch.set_autocast_enabled(device, True)
+
+
+class Operator:
+    """An operator of torch.ops.vitadapter_fast; called, it takes the shortest way that is right.
+
+    Attributes:
+        overload: What torch's dispatcher knows: for compilers, tracers, modes and subclasses.
+        run: The function itself.
+        lower: Casts arguments for autocast, or None where there is no rule.
+        function: Records gradients without the dispatcher, or None where there are none.
+    """
+
+    def __init__(self, overload: Any, run: Op) -> None:
+        """Start with an operator without gradient and without a rule for autocast."""
+        self.overload = overload
+        self.run = run
+        self.lower: Lower | None = None
+        self.function: type[torch.autograd.Function] | None = None
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Return the operator's result; options are its keyword arguments."""
+        if torch.compiler.is_compiling() or not is_allowed(args):
+            return self.overload(*args, **options)
+        if self.lower is not None and (lowered := autocast(args[0])) is not None:
+            device, dtype = lowered
+            with without_autocast(device):
+                return self._call(self.lower(dtype, args), options)
+        return self._call(args, options)
+
+    def _call(self, args: Sequence[Any], options: dict[str, Any]) -> Any:
+        if self.function is None or not is_recorded(args):
+            return self.run(*args, **options)
+        return self.function.apply(*args, options)  # type: ignore[no-untyped-call]
 
 
 def function(

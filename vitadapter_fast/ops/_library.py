@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schemas and Python functions in, registered operators out: the only user of torch.library."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, cast
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
-from . import _direct, _triton
+from . import _triton
 from ._backends import name_of
+from ._direct import Lower, Op, Operator, function
 
 # Any: torch.library has untyped functions.
 _LIBRARY: Any = cast(Any, torch.library).Library("vitadapter_fast", "DEF")
@@ -21,42 +22,6 @@ _AUTOCAST_KEYS = {
     "mps": "AutocastMPS",
     "xpu": "AutocastXPU",
 }
-
-Op = Callable[..., Any]
-Lower = Callable[[torch.dtype, Sequence[Any]], Sequence[Any]]
-
-
-class Operator:
-    """An operator of torch.ops.vitadapter_fast; called, it takes the shortest way that is right.
-
-    Attributes:
-        overload: What torch's dispatcher knows: for compilers, tracers, modes and subclasses.
-        run: The function itself.
-        lower: Casts arguments for autocast, or None where there is no rule.
-        function: Records gradients without the dispatcher, or None where there are none.
-    """
-
-    def __init__(self, overload: Any, run: Op) -> None:
-        """Start with an operator without gradient and without a rule for autocast."""
-        self.overload = overload
-        self.run = run
-        self.lower: Lower | None = None
-        self.function: type[torch.autograd.Function] | None = None
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        """Return the operator's result; options are its keyword arguments."""
-        if torch.compiler.is_compiling() or not _direct.is_allowed(args):
-            return self.overload(*args, **options)
-        if self.lower is not None and (lowered := _direct.autocast(args[0])) is not None:
-            device, dtype = lowered
-            with _direct.without_autocast(device):
-                return self._call(self.lower(dtype, args), options)
-        return self._call(args, options)
-
-    def _call(self, args: Sequence[Any], options: dict[str, Any]) -> Any:
-        if self.function is None or not _direct.is_recorded(args):
-            return self.run(*args, **options)
-        return self.function.apply(*args, options)  # type: ignore[no-untyped-call]
 
 
 def define_op(schema: str, run: Op, fake: Op, chosen: Callable[..., ModuleType]) -> Operator:
@@ -117,7 +82,7 @@ def define_gradient(op: Operator, setup_context: Op, backward: Op) -> None:
         setup_context=setup_context,
         lib=_LIBRARY,
     )
-    op.function = _direct.function(op.run, setup_context, checked_backward)
+    op.function = function(op.run, setup_context, checked_backward)
 
 
 def define_autocast(op: Operator, lower_all: Lower) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...native import extension, memory, tensors
-from ...native.tensors import dense_rows, row_strides
+from ...native.tensors import dense_rows
 from ._call import Call, new_outputs
 
 
@@ -43,7 +43,7 @@ def backward(
         "batch_norm_backward_cpu",
         **_arguments(call, mean, variance),
         grad_out=grad_out,
-        grad_out_strides=row_strides(grad_out),
+        grad_out_strides=grad_out.stride()[:2],
         grad_tokens=memory.output(tokens),
         grad_weight=memory.output(weight),
         grad_bias=memory.output(bias),
@@ -62,9 +62,9 @@ def _dense(call: Call) -> Call:
 def _arguments(call: Call, mean: Tensor, variance: Tensor) -> dict[str, Any]:
     return {
         "tokens": call.tokens,
-        "tokens_strides": row_strides(call.tokens),
-        "dtype": extension.dtype_code(call.tokens),
-        "tokens_shape": tuple(extension.flat(call.tokens.shape)),
+        "tokens_strides": call.tokens.stride()[:2],
+        "dtype": extension.DTYPE_CODES[call.tokens.dtype],
+        "tokens_shape": tuple(call.tokens.shape),
         "weight": call.weight,
         "bias": call.bias,
         "eps": call.eps,

@@ -5,7 +5,7 @@
 from typing import Any
 
 from ...native import extension
-from ...native.tensors import dense_rows, row_strides
+from ...native.tensors import dense_rows
 from ._call import Call
 
 
@@ -24,8 +24,8 @@ def arguments(call: Call) -> dict[str, Any]:
         "tokens": call.tokens,
         "weight": call.weight,
         "bias": call.bias,
-        "dtype": extension.dtype_code(call.tokens),
-        "tokens_strides": row_strides(call.tokens),
+        "dtype": extension.DTYPE_CODES[call.tokens.dtype],
+        "tokens_strides": call.tokens.stride()[:2],
         "tokens_shape": list(call.tokens.shape),
-        "grid_hw": extension.flat(call.grid_hw),
+        "grid_hw": list(call.grid_hw),
     }

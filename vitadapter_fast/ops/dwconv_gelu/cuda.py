@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...native import cuda_device, extension
-from ...native.tensors import current_device, dense_rows, row_strides
+from ...native.tensors import current_device, dense_rows
 from .. import _cuda
 from ._call import Call, pairs, split_sums
 from ._pointers import arguments, dense
@@ -65,7 +65,7 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
             **arguments(call),
             **cuda_device.device_and_stream(grad_out),
             grad_out=grad_out,
-            grad_out_strides=row_strides(grad_out),
+            grad_out_strides=grad_out.stride()[:2],
             grad_sum=grad_sum,
             grad_tokens=grad_tokens,
             partial_sums=partial,

@@ -5,7 +5,6 @@
 from typing import Any
 
 from ...native import extension
-from ...native.tensors import row_strides
 from ._call import Call
 
 
@@ -15,15 +14,15 @@ def arguments(call: Call) -> dict[str, Any]:
         "value": call.value,
         "points": call.points,
         "weights": call.weights,
-        "value_dtype": extension.dtype_code(call.value),
-        "points_dtype": extension.dtype_code(call.points),
-        "weights_dtype": extension.dtype_code(call.weights),
-        "value_strides": row_strides(call.value),
-        "points_strides": row_strides(call.points),
-        "weights_strides": row_strides(call.weights),
+        "value_dtype": extension.DTYPE_CODES[call.value.dtype],
+        "points_dtype": extension.DTYPE_CODES[call.points.dtype],
+        "weights_dtype": extension.DTYPE_CODES[call.weights.dtype],
+        "value_strides": call.value.stride()[:2],
+        "points_strides": call.points.stride()[:2],
+        "weights_strides": call.weights.stride()[:2],
         "value_shape": list(call.value.shape),
         "queries": call.points.shape[1],
         "num_points": call.points.shape[4],
-        "level_hw": extension.flat(call.level_hw),
-        "query_hw": extension.flat(call.query_hw),
+        "level_hw": list(call.level_hw),
+        "query_hw": list(call.query_hw),
     }

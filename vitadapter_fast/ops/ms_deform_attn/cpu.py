@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...native import extension, memory, tensors
-from ...native.tensors import dense_rows, row_strides
+from ...native.tensors import dense_rows
 from ._call import Call, dense
 from ._pointers import arguments
 
@@ -47,7 +47,7 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
         **arguments(call),
         num_threads=torch.get_num_threads(),
         grad_out=grad_out,
-        grad_out_strides=row_strides(grad_out),
+        grad_out_strides=grad_out.stride()[:2],
         grad_value=memory.output(grads[0]),
         grad_points=memory.output(grads[1]),
         grad_weights=memory.output(grads[2]),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...native import cuda_device, extension
-from ...native.tensors import current_device, dense_rows, row_strides
+from ...native.tensors import current_device, dense_rows
 from .. import _cuda
 from . import _value_gradient
 from ._call import Call, dense, size_reason
@@ -108,7 +108,7 @@ class _Kernels:
             **arguments(call),
             **cuda_device.device_and_stream(grad_out),
             "grad_out": grad_out,
-            "grad_out_strides": row_strides(grad_out),
+            "grad_out_strides": grad_out.stride()[:2],
         }
 
     def differentiate(

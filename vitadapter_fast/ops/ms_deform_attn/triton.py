@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...native.tensors import dense_rows, row_strides
+from ...native.tensors import dense_rows
 from .. import _triton
 from .._triton import Config, Table
 from . import _value_gradient
@@ -182,7 +182,7 @@ def _rows(name: str, tensor: Tensor) -> dict[str, Any]:
     tensor = dense_rows(tensor)
     row = max(1, tensor[:1, :1].numel())
     B, count = tensor.shape[:2]
-    by_image, by_row = row_strides(tensor)
+    by_image, by_row = tensor.stride()[:2]
     if count <= 1:
         by_row = row
     if by_row == 0 or (B > 1 and by_image % by_row != 0):

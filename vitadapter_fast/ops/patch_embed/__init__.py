@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._arguments import check_types, integer
+from .._arguments import check_types, integers
 from .._backends import checked_choice, choose, requested
 from .._library import define_autocast, define_gradient, define_op, lower
 from . import cpu, cuda, reference, triton
@@ -59,7 +59,7 @@ def patch_embed(
     check_types(
         op, backend, may_be_none="bias", image=image, weight=weight, bias=bias, pos_embed=pos_embed
     )
-    hw = [integer(op, "pos_hw", size) for size in pos_hw]
+    hw = integers(op, "pos_hw", pos_hw)
     # The mode is checked where compilers check it too; there torch wants a string.
     return _forward(image, weight, bias, pos_embed, hw, str(mode), backend=backend)  # type: ignore[no-any-return]
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._arguments import check_types, integer
+from .._arguments import check_types, integers
 from .._backends import checked_choice, choose, name_of, requested
 from .._library import define_autocast, define_gradient, define_op, lower
 from . import cpu, reference, triton
@@ -53,12 +53,12 @@ def window_attention(
     """
     op = "window_attention"
     check_types(op, backend, qkv=qkv)
-    if window_size is not None and integer(op, "window_size", window_size) < 1:
+    if window_size is not None and integers(op, "window_size", (window_size,))[0] < 1:
         raise ValueError(
             "window_attention: window_size must be 1 token or more, or None for the whole grid, "
             f"got {window_size}"
         )
-    sizes = [integer(op, "hw", size) for size in hw]
+    sizes = integers(op, "hw", hw)
     out, _ = _forward(qkv, sizes, window_size or 0, backend=backend)
     return out  # type: ignore[no-any-return]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...native import extension, memory, tensors
-from ...native.tensors import dense_rows, row_strides
+from ...native.tensors import dense_rows
 from ._call import Call, new_outputs
 
 
@@ -42,7 +42,7 @@ def backward(call: Call, grad_out: Tensor, out: Tensor, logsumexp: Tensor) -> Te
         **_arguments(call, qkv),
         logsumexp=logsumexp,
         grad_out=grad_out,
-        grad_out_strides=row_strides(grad_out),
+        grad_out_strides=grad_out.stride()[:2],
         grad_qkv=memory.output(grad_qkv),
     )
     return grad_qkv
@@ -52,12 +52,12 @@ def _arguments(call: Call, qkv: Tensor) -> dict[str, Any]:
     B, _, _, M, D = qkv.shape
     return {
         "qkv": qkv,
-        "dtype": extension.dtype_code(qkv),
-        "qkv_strides": row_strides(qkv),
+        "dtype": extension.DTYPE_CODES[qkv.dtype],
+        "qkv_strides": qkv.stride()[:2],
         "batch": B,
         "heads": M,
         "channels": D,
-        "hw": tuple(extension.flat(call.hw)),
+        "hw": tuple(call.hw),
         "window_size": int(call.window_size),
         "num_threads": torch.get_num_threads(),
     }

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...native.tensors import dense_rows, row_strides
+from ...native.tensors import dense_rows
 from .. import _triton
 from .._triton import Config
 from ._call import Call, new_outputs
@@ -126,7 +126,7 @@ def _rows(name: str, tensor: Tensor) -> dict[str, Any]:
     tensor = dense_rows(tensor)
     B, N = tensor.shape[:2]
     width = math.prod(tensor.shape[2:])
-    by_image, by_row = row_strides(tensor)
+    by_image, by_row = tensor.stride()[:2]
     if N == 1:
         by_row = width
     if by_row == 0 or (B > 1 and by_image % by_row != 0):

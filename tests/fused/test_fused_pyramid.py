@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitadapter_fast import ViTAdapter
-from vitadapter_fast.model import norm, pyramid, vit
+from vitadapter_fast import ViTAdapter, backend
+from vitadapter_fast.fused import attention
 from vitadapter_fast.native import tensors
 
 MODES = ["train", "eval"]
@@ -29,11 +29,6 @@ def run(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
     return found | {name: part.clone() for name, part in model.named_buffers()}
 
 
-def by_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(norm, "_runs_here", lambda *args: False)
-    monkeypatch.setattr(pyramid, "_sums_here", lambda *args: False)
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("adds_vit", [True, False], ids=["vit", "no_vit"])
@@ -42,7 +37,6 @@ def test_maps_gradients_and_statistics_are_those_of_the_layers(
     mode: str,
     momentum: float | None,
     adds_vit: bool,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ours = tiny(add_vit_feature=adds_vit).double().train(mode == "train")
     for module in ours.modules():
@@ -53,8 +47,8 @@ def test_maps_gradients_and_statistics_are_those_of_the_layers(
     theirs = copy.deepcopy(ours)
     image = torch.randn(2, 3, 96, 160).double()
     got = [run(ours, image), run(ours, image)]  # twice: momentum None counts
-    by_layers(monkeypatch)
-    wanted = [run(theirs, image), run(theirs, image)]
+    with backend("reference"):
+        wanted = [run(theirs, image), run(theirs, image)]
     for one, other in zip(got, wanted, strict=True):
         assert one.keys() == other.keys()
         for name in other:
@@ -99,9 +93,9 @@ def test_a_gpu_without_triton_attends_by_torch_and_not_by_the_definition(
     image = torch.randn(1, 3, 96, 128)
     wanted = run(tiny(drop_path_rate=0.0), image)
     model = tiny(drop_path_rate=0.0)
-    monkeypatch.setattr(vit, "window_attention", None)  # whoever calls it fails
+    monkeypatch.setattr(attention, "window_attention", None)  # whoever calls it fails
     monkeypatch.setattr(tensors, "is_on_cpu", lambda tensor: False)
-    monkeypatch.setattr(vit.triton, "unsupported_reason", lambda call: "no Triton on Windows")
+    monkeypatch.setattr(attention.triton, "unsupported_reason", lambda call: "no Triton on Windows")
     for name, got in run(model, image).items():
         right = wanted[name].double()
         assert torch.dist(got.double(), right) <= 1e-3 * right.norm() + 1e-4, name
@@ -127,7 +121,6 @@ def test_convolutions_of_another_kind_are_called(
     change: Callable[[ViTAdapter], None],
     is_compiled: bool,
     tiny: Tiny,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Only those of the original are matrix products."""
     model = tiny(depth=1, interaction_indexes=[[0, 0]], window_attn=False, window_size=None)
@@ -136,6 +129,7 @@ def test_convolutions_of_another_kind_are_called(
     image = torch.randn(1, 3, 64, 96).double()
     torch.compiler.reset()
     maps = (torch.compile(model, backend="eager") if is_compiled else model)(image)
-    by_layers(monkeypatch)
-    for found, wanted in zip(maps, model(image), strict=True):
-        torch.testing.assert_close(found, wanted)
+    with backend("reference"):
+        wanted = model(image)
+    for found, right in zip(maps, wanted, strict=True):
+        torch.testing.assert_close(found, right)

@@ -7,26 +7,24 @@ import torch
 from tiny import WINDOWED
 from torch import Tensor
 
-from vitadapter_fast import ViTAdapter
-from vitadapter_fast.model import portions
-from vitadapter_fast.model.portions import portions as split
+from vitadapter_fast import ViTAdapter, backend
+from vitadapter_fast.fused import portions
 
 
-def batches_seen_by(model: torch.nn.Module, images: int) -> list[int]:
+def batches_seen_by(model: ViTAdapter, images: int) -> list[int]:
     seen: list[int] = []
-    block = model.blocks[0]
-    original = block.forward
+    stages = model._interact
 
-    def forward(x: Tensor, *args: object) -> Tensor:
+    def interact(x: Tensor, *args: object, **kwargs: object) -> list[Tensor]:
         seen.append(x.shape[0])
-        return original(x, *args)
+        return stages(x, *args, **kwargs)
 
-    block.forward = forward
+    model._interact = interact
     try:
         with torch.no_grad():
             model(torch.rand(images, 3, 64, 64))
     finally:
-        del block.forward
+        del model._interact
     return seen
 
 
@@ -83,7 +81,20 @@ def test_hooks_see_whole_batches() -> None:
     assert seen == [5]
 
 
+@pytest.mark.usefixtures("few_bytes")
+def test_the_reference_takes_the_whole_batch() -> None:
+    with backend("reference"):
+        assert batches_seen_by(ViTAdapter(**WINDOWED), 5) == [5]
+
+
 def test_other_devices_and_empty_batches_stay_whole() -> None:
-    x, c = torch.empty(8, 4, 2**20, device="meta"), torch.empty(8, 21, 2**20, device="meta")
-    assert len(split(x, c)) == 1
-    assert len(split(torch.empty(0, 4, 8), torch.empty(0, 21, 8))) == 1
+    for batch, device in ((8, "meta"), (0, "cpu")):
+        calls: list[int] = []
+
+        def stages(x: Tensor, c: Tensor, calls: list[int] = calls) -> list[Tensor]:
+            calls.append(x.shape[0])
+            return [c, x]
+
+        x, c = (torch.empty(batch, count, 2**20, device=device) for count in (4, 21))
+        assert portions.in_portions(stages, x, c)[0] is c
+        assert calls == [batch]

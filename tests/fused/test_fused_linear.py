@@ -11,9 +11,21 @@ from tiny import WINDOWED
 from torch import Tensor, nn
 
 from vitadapter_fast import ViTAdapter
+from vitadapter_fast.fused import linear
+from vitadapter_fast.fused.linear import dtype_reason, form_of
 from vitadapter_fast.model.grid import grids_of
-from vitadapter_fast.model.linear import norm_linear, residual_linear
 from vitadapter_fast.native import gemm
+
+
+def norm_linear(x: Tensor, norm: nn.LayerNorm, *layers: nn.Linear) -> tuple[Tensor, ...]:
+    assert dtype_reason(x, norm.weight) is None
+    return linear.norm_linear(form_of(x, norm.weight), x, norm, *layers)
+
+
+def residual_linear(x: Tensor, hidden: Tensor, layer: nn.Linear, **options: Any) -> Tensor:
+    assert dtype_reason(x, layer.weight) is None
+    return linear.residual_linear(form_of(x, layer.weight), x, hidden, layer, **options)
+
 
 ACTIVATIONS = ("none", "gelu", "swiglu")
 
@@ -183,28 +195,17 @@ def test_low_precision_modules(dtype: torch.dtype) -> None:
     torch.testing.assert_close(out.float(), wanted, rtol=0, atol=8 * torch.finfo(dtype).eps)
 
 
-class Adapted(nn.Linear):
-    """As of a low-rank adapter: the same weight, another result."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + 1
-
-
-def test_layers_of_others_are_called() -> None:
-    norm, layer = nn.LayerNorm(8), Adapted(8, 8)
+def test_layers_with_and_without_bias_are_computed_one_by_one() -> None:
+    norm, layers = nn.LayerNorm(8), (nn.Linear(8, 8), nn.Linear(8, 4, bias=False))
     x = torch.randn(1, 4, 8)
-    torch.testing.assert_close(norm_linear(x, norm, layer)[0], layer(norm(x)))
-    torch.testing.assert_close(residual_linear(x, x, layer), x + layer(x))
+    for got, layer in zip(norm_linear(x, norm, *layers), layers, strict=False):
+        torch.testing.assert_close(got, layer(norm(x)))
 
 
-def test_hooks_run() -> None:
-    norm, layer = nn.LayerNorm(8), nn.Linear(8, 8)
-    x, seen = torch.randn(1, 4, 8), []
-    layer.register_forward_hook(lambda *_: seen.append("layer"))
-    norm.register_forward_hook(lambda *_: seen.append("norm"))
-    norm_linear(x, norm, layer)
-    residual_linear(x, x, layer)
-    assert seen == ["norm", "layer", "layer"]
+@pytest.mark.parametrize("wide", [torch.float64, torch.bfloat16])
+def test_tokens_of_another_dtype_have_a_reason(wide: torch.dtype) -> None:
+    reason = dtype_reason(torch.randn(1, 4, 8, dtype=wide), nn.Linear(8, 8).weight)
+    assert reason == f"the tokens are {wide} and the weights torch.float32"
 
 
 def test_second_derivatives_are_refused() -> None:
