@@ -34,8 +34,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vitadapter_fast import CheckpointError, vit_adapter_s
-from vitadapter_fast.checkpoint import load_checkpoint, resample_patch_kernel
-from vitadapter_fast.checkpoint_formats import recognize, to_adapter
+from vitadapter_fast.weights import load_checkpoint, resample_patch_kernel
+from vitadapter_fast.weights.formats import recognize, to_adapter
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

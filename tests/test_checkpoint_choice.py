@@ -12,8 +12,8 @@ from checkpoint_cases import adapted, assert_same, official, saved, tiny_model
 from torch import Tensor
 
 from vitadapter_fast import CheckpointError
-from vitadapter_fast.checkpoint import LoadReport, load_checkpoint, read_checkpoint
 from vitadapter_fast.convert import main
+from vitadapter_fast.weights import LoadReport, load_checkpoint, read_checkpoint
 
 # Each set of weights is one that its seed tells.
 RAW, AVERAGED, THIRD = (official(patch=16, seed=seed) for seed in (1, 2, 3))

@@ -14,10 +14,10 @@ import torch
 from checkpoint_cases import Payload, as_hf, official, published_size, saved, tiny_model
 from safetensors.torch import save
 
-from vitadapter_fast import CheckpointError, checkpoint_download, vit_adapter_s
-from vitadapter_fast.checkpoint import load_checkpoint
-from vitadapter_fast.checkpoint_download import OfficialModel, official_model
+from vitadapter_fast import CheckpointError, vit_adapter_s
 from vitadapter_fast.convert import main
+from vitadapter_fast.weights import download, load_checkpoint
+from vitadapter_fast.weights.download import OfficialModel, official_model
 
 
 class Server:
@@ -161,7 +161,7 @@ def test_other_sha256_warns(
 ) -> None:
     content = server.files[SMALL] = pth_bytes("official_small", tmp_path)
     known = {"dinov2_vits14": (len(content), "00ff")}
-    monkeypatch.setattr(checkpoint_download, "_KNOWN", known)
+    monkeypatch.setattr(download, "_KNOWN", known)
     main(["dinov2_vits14"])
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert warning.getMessage().endswith("known is 00ff")
@@ -216,7 +216,7 @@ def test_silent_server_is_given_up(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(checkpoint_download, "_STALL_SECONDS", 0.1)
+    monkeypatch.setattr(download, "_STALL_SECONDS", 0.1)
     # Accepts connections and never answers.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]

@@ -12,7 +12,7 @@ from checkpoint_cases import Payload, assert_same, official, saved
 from torch import nn
 
 from vitadapter_fast import CheckpointError
-from vitadapter_fast.checkpoint import read_checkpoint
+from vitadapter_fast.weights import read_checkpoint
 
 
 def read_error(path: Path) -> str:

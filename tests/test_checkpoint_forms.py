@@ -16,9 +16,9 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from vitadapter_fast import CheckpointError
-from vitadapter_fast.checkpoint import load_checkpoint, read_checkpoint
-from vitadapter_fast.checkpoint_files import write_checkpoint
 from vitadapter_fast.convert import main
+from vitadapter_fast.weights import load_checkpoint, read_checkpoint
+from vitadapter_fast.weights.files import write_checkpoint
 
 TENSORS = official(patch=16)
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

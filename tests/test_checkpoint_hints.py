@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import vitadapter_fast
 from vitadapter_fast import CheckpointError, ViTAdapter
-from vitadapter_fast.checkpoint import load_checkpoint
+from vitadapter_fast.weights import load_checkpoint
 
 Tensors = dict[str, Tensor]
 

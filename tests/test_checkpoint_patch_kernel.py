@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from checkpoint_cases import DATA, official, saved, tiny_model
 from safetensors.torch import load_file
 
-from vitadapter_fast.checkpoint import resample_patch_kernel
+from vitadapter_fast.weights import resample_patch_kernel
 
 
 def test_bilinear_resize_is_bit_equal_to_interpolate() -> None:

@@ -29,9 +29,8 @@ from checkpoint_cases import (
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vitadapter_fast import checkpoint_files
-from vitadapter_fast.checkpoint import load_checkpoint, resample_patch_kernel
 from vitadapter_fast.convert import main
+from vitadapter_fast.weights import files, load_checkpoint, resample_patch_kernel
 
 SCRIPT = Path(__file__).parents[1] / "convert_14to16.py"
 
@@ -372,9 +371,9 @@ def test_interrupt_leaves_the_old_output_alone(
 ) -> None:
     source.with_name("vit_14to16.pth").write_bytes(b"old")
     if moment == "while_saving":
-        monkeypatch.setattr(checkpoint_files.torch, "save", interrupt)
+        monkeypatch.setattr(files.torch, "save", interrupt)
     else:
-        monkeypatch.setattr(checkpoint_files.os, "replace", interrupt)
+        monkeypatch.setattr(files.os, "replace", interrupt)
     assert main([str(source)]) == 130
     assert names_in(source.parent) == ["vit.pth", "vit_14to16.pth"]
     assert source.with_name("vit_14to16.pth").read_bytes() == b"old"

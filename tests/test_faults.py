@@ -19,9 +19,9 @@ from checkpoint_cases import official, saved, tiny_model
 from torch import Tensor
 
 from vitadapter_fast import BackendUnavailable, CheckpointError, cli
-from vitadapter_fast.checkpoint import load_checkpoint
 from vitadapter_fast.ops import _native, _triton, window_attention
 from vitadapter_fast.ops.window_attention import cpu
+from vitadapter_fast.weights import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 QKV = torch.randn(1, 4, 3, 2, 8, generator=torch.Generator().manual_seed(0))
@@ -72,7 +72,7 @@ def test_out_of_memory_in_forward_or_backward() -> None:
 
 INTERRUPTED = """
 import os, signal, sys, time
-from vitadapter_fast import checkpoint_files
+from vitadapter_fast.weights import files
 from vitadapter_fast.convert import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off
@@ -83,7 +83,7 @@ def save(tensors, file):
     os.kill(os.getpid(), getattr(signal, sys.argv[1]))
     time.sleep(60)
 
-checkpoint_files.torch.save = save
+files.torch.save = save
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -12,7 +12,7 @@ IDENTITY = {
     "cost.py": {"_cdata", "id"},  # within one call, of what it keeps alive during it
     # Of tensors on a device, as the module says: see integrations/test_level_sizes.py.
     "integrations/deformable_detr.py": {"WeakTensorKeyDictionary", "_version", "data_ptr"},
-    "checkpoint_choice.py": {"id"},  # within one call, of what a file's dict holds
+    "weights/choice.py": {"id"},  # within one call, of what a file's dict holds
     "model/captured.py": {"data_ptr"},  # of weights, asked at every call
     "ops/_backends.py": {"data_ptr"},  # its alignment, asked at every call
     "ops/_native.py": {"data_ptr"},  # handed to a kernel that runs before the call returns

@@ -19,7 +19,6 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .checkpoint import load_checkpoint
 from .command import (
     MAX_BATCH,
     add_model,
@@ -47,6 +46,7 @@ from .features_report import Totals, print_report, progress
 from .model import ViTAdapter
 from .ops import _backends
 from .version import __version__
+from .weights import load_checkpoint
 
 # Ops that the model calls, and the module of each.
 _OPS = {"patch_embed": "patch_embed", "ms_deform_attn_grid": "ms_deform_attn"}

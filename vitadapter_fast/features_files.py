@@ -9,8 +9,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .checkpoint_files import unfinished
 from .features_photos import CommandError, photo_suffixes
+from .weights.files import unfinished
 
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 

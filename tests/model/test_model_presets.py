@@ -92,7 +92,7 @@ def test_pretrained_path_is_loaded_into_the_model(
 ) -> None:
     calls: list[tuple[Any, Any]] = []
     fake = SimpleNamespace(load_checkpoint=lambda *args, **_: calls.append(args))
-    monkeypatch.setitem(sys.modules, "vitadapter_fast.checkpoint", fake)
+    monkeypatch.setitem(sys.modules, "vitadapter_fast.weights", fake)
     model = tiny(pretrained="weights.pth")
     assert calls == [(model, "weights.pth")]
 
@@ -100,7 +100,7 @@ def test_pretrained_path_is_loaded_into_the_model(
 def test_preset_loads_its_pretrained_path(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, Any]] = []
     fake = SimpleNamespace(load_checkpoint=lambda *args, **_: calls.append(args))
-    monkeypatch.setitem(sys.modules, "vitadapter_fast.checkpoint", fake)
+    monkeypatch.setitem(sys.modules, "vitadapter_fast.weights", fake)
     with torch.device("meta"):
         model = vitadapter_fast.vit_adapter_s("weights.pth")
     assert calls == [(model, "weights.pth")]

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import load_checkpoint
 from ..command import add_model, add_size, is_out_of_memory, model_of, size_text, whole_number
 from ..errors import CheckpointError, ExportError
 from ..model.grid import STRIDES
+from ..weights import load_checkpoint
 from ._onnx import MODES, OPSETS, export_onnx
 from ._parity import TOLERANCE, Parity
 from ._program import MIN_DYNAMIC_SIZE, check_size

@@ -37,7 +37,7 @@ from .spatial_prior import SpatialPrior
 from .vit import FFNS, Block
 
 if TYPE_CHECKING:
-    from ..checkpoint import PatchMethod
+    from ..weights import PatchMethod
 
 VIT_FEATURES = ("last", "stages")
 
@@ -245,7 +245,7 @@ class ViTAdapter(nn.Module):
 
         self._init_adapter()
         if pretrained is not None:
-            from ..checkpoint import load_checkpoint
+            from ..weights import load_checkpoint
 
             load_checkpoint(self, pretrained, patch_method=patch_method)
         if frozen_vit:

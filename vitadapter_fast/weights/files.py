@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 
 # Bookkeeping that training frameworks save beside the weights (logs, arguments, scores). Each name
 # is replaced by an empty class, so files that hold it load without running anything of it.

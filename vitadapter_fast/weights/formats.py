@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .checkpoint_files import listing
-from .errors import CheckpointError
+from ..errors import CheckpointError
+from .files import listing
 
 Format = Literal["official", "hf", "timm", "converted", "upstream"]
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .checkpoint_files import listing, read_file
-from .errors import CheckpointError
+from ..errors import CheckpointError
+from .files import listing, read_file
 
 # In the order in which transformers looks for them.
 _IN_FOLDERS = (

@@ -17,11 +17,11 @@ from urllib.parse import unquote, urlsplit
 
 import torch
 
-from .checkpoint_files import listing, read_file, unfinished
-from .checkpoint_formats import official_problems, recognize, vit_size
-from .checkpoint_read import home_expanded, read_checkpoint
-from .checkpoint_shards import is_part_of_several
-from .errors import CheckpointError
+from ..errors import CheckpointError
+from .files import listing, read_file, unfinished
+from .formats import official_problems, recognize, vit_size
+from .read import home_expanded, read_checkpoint
+from .shards import is_part_of_several
 
 DEFAULT_URL = "https://dl.fbaipublicfiles.com/dinov2"
 URL_VARIABLE = "VITADAPTER_DINOV2_URL"

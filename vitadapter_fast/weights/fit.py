@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .checkpoint_files import listing
-from .checkpoint_formats import ADAPTER_PREFIXES, PATCH_KERNEL, Recognized, ViTSize, vit_size
-from .errors import CheckpointError
+from ..errors import CheckpointError
+from .files import listing
+from .formats import ADAPTER_PREFIXES, PATCH_KERNEL, Recognized, ViTSize, vit_size
 
 # Parts of the detectors and segmentors that the original is trained in, under OpenMMLab's names.
 _SEGMENTOR = frozenset({"decode_head", "auxiliary_head"})

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .checkpoint_choice import Weights, choose
-from .checkpoint_files import file_format, read_file
-from .checkpoint_shards import read_index, refuse_lone_shard, shards_of, weights_of_folder
-from .errors import CheckpointError
+from ..errors import CheckpointError
+from .choice import Weights, choose
+from .files import file_format, read_file
+from .shards import read_index, refuse_lone_shard, shards_of, weights_of_folder
 
 _log = logging.getLogger("vitadapter_fast")
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .checkpoint_files import listing
-from .checkpoint_formats import find_vits
-from .errors import CheckpointError
+from ..errors import CheckpointError
+from .files import listing
+from .formats import find_vits
 
 # Where one set of weights lies, if there is nothing else to tell.
 _USUAL = ("state_dict", "model", "model_state_dict", "teacher", "module", "network")
