@@ -17,8 +17,8 @@ from export_cases import SMALLEST, smallest_model
 from tiny import WINDOWED
 
 import vitadapter_fast
-from vitadapter_fast import ViTAdapter, cli, command, configs
-from vitadapter_fast.cost import cost
+from vitadapter_fast import ViTAdapter, cli, command, configs, images
+from vitadapter_fast.costs import cost
 from vitadapter_fast.export import _command, export_onnx, export_program, export_pt2
 from vitadapter_fast.features_photos import packaged_photo, read_photo
 
@@ -156,7 +156,7 @@ def test_sizes_that_a_dynamic_file_does_not_take_are_told(sizes: Any, tmp_path: 
 def test_largest_image_and_batch_have_a_cost() -> None:
     with torch.device("meta"):
         model = ViTAdapter(**SMALLEST)
-    assert cost(model, command.MAX_SIZE, command.MAX_BATCH).total.flops > 0
+    assert cost(model, images.MAX_SIZE, images.MAX_BATCH).total.flops > 0
 
 
 @pytest.mark.parametrize("name", cli._COMMANDS)

@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import vitadapter_fast as vf
-from vitadapter_fast import cli, cost_flops, info
-from vitadapter_fast.cost import BOXES, BoxCost, Cost
+from vitadapter_fast import cli
+from vitadapter_fast.costs import BOXES, BoxCost, Cost, cost, flops
 
 SMALL: dict[str, Any] = {**WINDOWED, "drop_path_rate": 0.2}
 
@@ -79,25 +79,25 @@ def saved_in_a_real_run(model: nn.Module, image: Tensor) -> int:
 def test_saved_bytes_are_those_of_a_real_run(training: bool, overrides: dict[str, Any]) -> None:
     model = small(**overrides).train(training)
     real = saved_in_a_real_run(model, torch.randn(2, 3, 64, 96))
-    assert info.cost(model, (64, 96), batch=2).total.saved_bytes == real
+    assert cost(model, (64, 96), batch=2).total.saved_bytes == real
 
 
 def test_saved_bytes_of_a_padded_image_are_those_of_a_real_run() -> None:
     model = small()
     real = saved_in_a_real_run(model, torch.randn(1, 3, 70, 45))
-    assert info.cost(model, (70, 45)).total.saved_bytes == real
+    assert cost(model, (70, 45)).total.saved_bytes == real
 
 
 def test_saved_bytes_of_s_at_224_are_those_of_a_real_run() -> None:
     real = saved_in_a_real_run(vf.vit_adapter_s(), torch.randn(1, 3, 224, 224))
-    counted = info.cost(on_meta("s"), 224).total.saved_bytes
+    counted = cost(on_meta("s"), 224).total.saved_bytes
     assert counted == real
 
 
 def test_saved_bytes_in_bfloat16_are_those_of_a_real_run() -> None:
     model = small().bfloat16()
     real = saved_in_a_real_run(model, torch.randn(1, 3, 64, 64, dtype=torch.bfloat16))
-    assert info.cost(model, 64).total.saved_bytes == real
+    assert cost(model, 64).total.saved_bytes == real
 
 
 def test_saved_bytes_under_autocast_are_those_of_a_real_run() -> None:
@@ -105,14 +105,14 @@ def test_saved_bytes_under_autocast_are_those_of_a_real_run() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         real = saved_in_a_real_run(model, image)
     with torch.autocast("cpu", torch.bfloat16):
-        counted = info.cost(model, 64).total.saved_bytes
+        counted = cost(model, 64).total.saved_bytes
     # Torch's fake batch norm keeps its statistics, 2 numbers a channel, in the dtype of the map.
     assert counted == pytest.approx(real, rel=0.02)
-    assert counted < info.cost(model, 64).total.saved_bytes
+    assert counted < cost(model, 64).total.saved_bytes
 
 
 def test_checkpointing_saves_only_what_enters_the_boxes() -> None:
-    boxes = named(info.cost(on_meta("s", with_cp=True), 512))
+    boxes = named(cost(on_meta("s", with_cp=True), 512))
     tokens, prior = (4 * 384 * 32 * 32 * count for count in (1, 21 / 4))
     # A block is checkpointed whole, and attention is where it begins.
     assert boxes["vit_ffn"].saved_bytes == 0
@@ -124,7 +124,7 @@ def test_checkpointing_saves_only_what_enters_the_boxes() -> None:
 
 
 def test_frozen_vit_saves_nothing() -> None:
-    boxes = named(info.cost(small(frozen_vit=True), 64))
+    boxes = named(cost(small(frozen_vit=True), 64))
     for name in ("patch_embed", "injectors", "vit_attention", "vit_ffn"):
         assert boxes[name].saved_bytes == 0
         assert boxes[name].flops > 0
@@ -144,7 +144,7 @@ def test_model_and_random_state_stay_as_they_were(
     attributes = [dict(module.__dict__) for module in model.modules()]
     random_state = torch.get_rng_state()
 
-    info.cost(model, 64)
+    cost(model, 64)
 
     assert torch.equal(torch.get_rng_state(), random_state)
     after = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -165,7 +165,7 @@ def test_hooks_of_the_user_are_not_called() -> None:
     for module in (model, model.blocks[0], model.spm):
         module.register_forward_hook(lambda module, args, out: called.append(module))
         module.register_forward_pre_hook(lambda module, args: called.append(module))
-    info.cost(model, 64)
+    cost(model, 64)
     assert called == []
 
 
@@ -174,39 +174,39 @@ def test_model_that_is_to_be_compiled_costs_the_same_and_is_not() -> None:
         raise AssertionError("compiled")
 
     model = small()
-    expected = info.cost(model, 64)
+    expected = cost(model, 64)
     model.compile(backend=refuse)
-    assert info.cost(model, 64) == expected
+    assert cost(model, 64) == expected
 
 
 def test_model_on_meta_costs_the_same_and_stays_there() -> None:
     with torch.device("meta"):
         model = small()
-    assert info.cost(model, 64) == info.cost(small(), 64)
+    assert cost(model, 64) == cost(small(), 64)
     assert all(parameter.is_meta for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_gradient_mode_of_the_caller_does_not_matter(context: Any) -> None:
     model = small()
-    expected = info.cost(model, 64)
+    expected = cost(model, 64)
     with context():
-        assert info.cost(model, 64) == expected
+        assert cost(model, 64) == expected
 
 
 def test_sync_batch_norm_costs_what_batch_norm_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = info.cost(small(norm="BN"), 64)
+    expected = cost(small(norm="BN"), 64)
     model = small(norm="SyncBN")
     # Then SyncBatchNorm refuses tensors that are not on a GPU.
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    assert info.cost(model, 64) == expected
+    assert cost(model, 64) == expected
     assert type(model.norm1) is nn.SyncBatchNorm
 
 
 @pytest.mark.parametrize("preset", ["s", "b", "l", "g"])
 def test_every_parameter_is_in_one_box(preset: str) -> None:
     model = on_meta(preset)
-    costs = info.cost(model, 64)
+    costs = cost(model, 64)
     assert [box.name for box in costs.boxes] == list(BOXES)
     assert costs.total.parameter_bytes == 4 * sum(p.numel() for p in model.parameters())
     of_blocks = 4 * sum(p.numel() for p in model.blocks.parameters())
@@ -218,7 +218,7 @@ def test_every_parameter_is_in_one_box(preset: str) -> None:
 @pytest.mark.parametrize(("preset", "hw"), [("b", (512, 768)), ("g", (64, 96))])
 def test_flops_of_the_vit_follow_its_formula(preset: str, hw: tuple[int, int]) -> None:
     model = on_meta(preset)
-    boxes = named(info.cost(model, hw, batch=2))
+    boxes = named(cost(model, hw, batch=2))
     C, h, w = model.embed_dim, hw[0] // 16, hw[1] // 16
     N = h * w
     pairs = 0
@@ -236,7 +236,7 @@ def test_flops_of_the_vit_follow_its_formula(preset: str, hw: tuple[int, int]) -
 
 
 def test_flops_of_injectors_and_extractors_follow_their_formulas() -> None:
-    boxes = named(info.cost(on_meta("b"), 512))
+    boxes = named(cost(on_meta("b"), 512))
     C, value_dim, M, P, N = 768, 384, 12, 4, 32 * 32
     Q = N * 21 // 4
 
@@ -253,36 +253,36 @@ def test_flops_of_injectors_and_extractors_follow_their_formulas() -> None:
 def test_flops_of_torchs_operators_are_those_of_its_counter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in cost_flops.FORMULAS:
-        monkeypatch.setitem(cost_flops.FORMULAS, name, lambda *args: 0)
+    for name in flops.FORMULAS:
+        monkeypatch.setitem(flops.FORMULAS, name, lambda *args: 0)
     meta = on_meta("s")
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = meta.to_empty(device="cpu")
         with FlopCounterMode(display=False) as counter:
             model(torch.empty(1, 3, 224, 320))
-    ours = info.cost(on_meta("s"), (224, 320)).total.flops
+    ours = cost(on_meta("s"), (224, 320)).total.flops
     assert ours == counter.get_total_flops() > 0
 
 
 def test_every_forward_operator_has_a_formula() -> None:
-    prefix = f"{cost_flops.NAMESPACE}::"
+    prefix = f"{flops.NAMESPACE}::"
     names = {
         name.partition(".")[0]
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith(prefix)
     }
     forward = {name for name in names if not name.endswith("_backward")}
-    assert forward == {name for name in cost_flops.FORMULAS if name.startswith(prefix)}
+    assert forward == {name for name in flops.FORMULAS if name.startswith(prefix)}
 
 
 def test_operator_without_a_formula_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(cost_flops.FORMULAS, "vitadapter_fast::dwconv_gelu")
+    monkeypatch.delitem(flops.FORMULAS, "vitadapter_fast::dwconv_gelu")
     with pytest.raises(NotImplementedError, match="vitadapter_fast::dwconv_gelu has no formula"):
-        info.cost(small(), 64)
+        cost(small(), 64)
 
 
 def test_bytes_moved_are_inputs_parameters_and_outputs_of_each_call() -> None:
-    boxes = named(info.cost(on_meta("s"), (256, 512)))
+    boxes = named(cost(on_meta("s"), (256, 512)))
     image = 4 * 3 * 256 * 512
     tokens = 4 * 384 * 16 * 32
     prior = tokens * 21 // 4
@@ -306,7 +306,7 @@ def test_bytes_moved_are_inputs_parameters_and_outputs_of_each_call() -> None:
 
 
 def test_batch_multiplies_all_but_parameters() -> None:
-    one, three = (info.cost(small(), 64, batch).total for batch in (1, 3))
+    one, three = (cost(small(), 64, batch).total for batch in (1, 3))
     assert three.flops == 3 * one.flops
     assert three.parameter_bytes == one.parameter_bytes
     assert one.bytes_moved < three.bytes_moved < 3 * one.bytes_moved
@@ -315,17 +315,17 @@ def test_batch_multiplies_all_but_parameters() -> None:
 @pytest.mark.parametrize("size", [31, (64, 16), (64,)])
 def test_small_image_is_refused(size: Any) -> None:
     with pytest.raises(ValueError, match="cost: image_size must be .* from 32 to 65536"):
-        info.cost(small(), size)
+        cost(small(), size)
 
 
 def test_empty_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="cost: batch must be a whole number from 1 .* got 0"):
-        info.cost(small(), 64, batch=0)
+        cost(small(), 64, batch=0)
 
 
 def test_other_models_are_refused() -> None:
     with pytest.raises(TypeError, match="cost: model must be a ViTAdapter, got Sequential"):
-        info.cost(nn.Sequential(small()), 64)
+        cost(nn.Sequential(small()), 64)
 
 
 def test_command_prints_the_ledger(
@@ -336,7 +336,7 @@ def test_command_prints_the_ledger(
     out = capsys.readouterr().out
     assert "vit_adapter_g" in out and "2 images of 512 x 768" in out
     rows = {line.strip("│ ").split(" ")[0]: line for line in out.splitlines()}
-    total = info.cost(on_meta("g"), (512, 768), 2).total
+    total = cost(on_meta("g"), (512, 768), 2).total
     for box in (*BOXES, "total"):
         assert box in rows
     assert f"{total.flops / 1e9:,.1f}" in rows["total"]

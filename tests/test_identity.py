@@ -9,7 +9,7 @@ import vitadapter_fast
 
 # What tells which object or memory it is, and why it cannot go stale.
 IDENTITY = {
-    "cost.py": {"_cdata", "id"},  # within one call, of what it keeps alive during it
+    "costs/cost.py": {"_cdata", "id"},  # within one call, of what it keeps alive during it
     # Of tensors on a device, as the module says: see integrations/test_level_sizes.py.
     "integrations/deformable_detr.py": {"WeakTensorKeyDictionary", "_version", "data_ptr"},
     "weights/choice.py": {"id"},  # within one call, of what a file's dict holds

@@ -5,19 +5,14 @@
 import argparse
 import math
 from collections.abc import Callable
-from numbers import Integral
 from pathlib import Path
 
 import torch
 
 from . import model as presets
+from .images import MAX_SIZE, MIN_SIZE
 from .model.config import PRESETS
 from .model.vit_adapter import VIT_FEATURES, ViTAdapter
-
-MIN_SIZE = 32
-# Beyond it an image has more elements than torch can count the bytes of.
-MAX_SIZE = 65536
-MAX_BATCH = 65536
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
@@ -110,11 +105,6 @@ def model_of(args: argparse.Namespace) -> ViTAdapter:
     build = getattr(presets, f"vit_adapter_{args.model}")
     model: ViTAdapter = build(vit_features=args.vit_features)
     return model
-
-
-def is_whole(value: object) -> bool:
-    """Return whether a value is a whole number, of Python or NumPy; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -20,7 +20,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .command import (
-    MAX_BATCH,
     add_model,
     add_size,
     finite,
@@ -43,6 +42,7 @@ from .features_photos import (
 )
 from .features_picture import draw_features
 from .features_report import Totals, print_report, progress
+from .images import MAX_BATCH
 from .model import ViTAdapter
 from .ops import _backends
 from .version import __version__

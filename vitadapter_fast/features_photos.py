@@ -18,16 +18,14 @@ import torch
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from .command import MIN_SIZE
 from .features_range import to_gray, value_range
+from .images import MEAN, MIN_SIZE, STD
 
 # Formats that Pillow opens, but other programs have to draw or decode.
 _NO_PIXELS = ("EPS", "MPEG")
 
 # Beyond it the shorter side, kept at MIN_SIZE, makes photos of unbounded size.
 _MAX_ASPECT = 50
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
 
 _log = logging.getLogger("vitadapter_fast")
 
@@ -212,7 +210,7 @@ def to_tensor(photos: Iterable[Photo]) -> Tensor:
     """Return photos of one size normalized as DINOv2 expects, [B, 3, H, W], float32."""
     pixels = torch.from_numpy(np.stack([photo.pixels for photo in photos]))
     image = pixels.permute(0, 3, 1, 2).float() / 255
-    return (image - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
+    return (image - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
 def _to_rgb(

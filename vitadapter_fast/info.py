@@ -19,9 +19,10 @@ from torch import Tensor
 
 from . import model as presets
 from . import ops
-from .command import MAX_BATCH, add_size, whole_number
-from .cost import BoxCost, Cost, cost
+from .command import add_size, whole_number
+from .costs import BoxCost, Cost, cost
 from .errors import BackendUnavailable
+from .images import MAX_BATCH
 from .ops import _native
 from .ops._backends import NAMES
 from .version import __version__

@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .command import MAX_BATCH, MAX_SIZE, is_whole
-from .cost_flops import flops_of
-from .model import ViTAdapter
+from ..images import MAX_BATCH, MAX_SIZE, MIN_SIZE, is_whole
+from ..model import ViTAdapter
+from .flops import flops_of
 
 BOXES = (
     "patch_embed",
@@ -102,10 +102,10 @@ def cost(model: nn.Module, image_size: int | tuple[int, int], batch: int = 1) ->
             "backbone, of a wrapped or compiled model the model itself"
         )
     hw = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
-    if len(hw) != 2 or not all(map(is_whole, hw)) or not 32 <= min(hw) <= max(hw) <= MAX_SIZE:
+    if len(hw) != 2 or not all(map(is_whole, hw)) or not MIN_SIZE <= min(hw) <= max(hw) <= MAX_SIZE:
         raise ValueError(
-            "cost: image_size must be a number of pixels or (height, width), from 32 to "
-            f"{MAX_SIZE}, got {image_size!r}"
+            "cost: image_size must be a number of pixels or (height, width), from "
+            f"{MIN_SIZE} to {MAX_SIZE}, got {image_size!r}"
         )
     if not is_whole(batch) or not 1 <= batch <= MAX_BATCH:
         raise ValueError(f"cost: batch must be a whole number from 1 to {MAX_BATCH}, got {batch!r}")
