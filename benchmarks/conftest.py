@@ -23,7 +23,7 @@ from session import Session, verdict  # noqa: E402
 from worker import Failed  # noqa: E402
 
 import vitadapter_fast  # noqa: E402
-from vitadapter_fast import info  # noqa: E402
+from vitadapter_fast import checks  # noqa: E402
 
 _NOTES = pytest.StashKey[list[str]]()
 _RESULTS = pytest.StashKey[Results]()
@@ -160,7 +160,7 @@ def _machine(config: pytest.Config) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "vitadapter_fast": vitadapter_fast.__version__,
-        "cpu_isa": fact("the instruction set", lambda: info.facts().get("CPU instruction set")),
+        "cpu_isa": fact("the instruction set", lambda: checks.facts().get("CPU instruction set")),
         "scale": config.option.scale,
     }
     return facts | ({"cuda": torch.version.cuda} if device == "cuda" else {})

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from vitadapter_fast import cli, info
+from vitadapter_fast import checks, cli
+from vitadapter_fast.checks.facts import _cuda_device
 from vitadapter_fast.ops import _native, _triton
 from vitadapter_fast.ops.ms_deform_attn import cpu, cuda, triton
 
@@ -21,7 +22,7 @@ def _without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_op_has_a_cell_for_every_backend_and_runs_on_one() -> None:
-    table = info.table()
+    table = checks.table()
     attention = {"ms_deform_attn", "ms_deform_attn_grid", "window_attention"}
     assert set(table) == {"batch_norm", "dwconv_gelu", "patch_embed", *attention}
     for cells in table.values():
@@ -33,7 +34,7 @@ def test_every_op_has_a_cell_for_every_backend_and_runs_on_one() -> None:
 @pytest.mark.usefixtures("_without_triton")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_cuda_cell_tells_what_was_built_and_why_it_cannot_run() -> None:
-    reason = str(info.table()["ms_deform_attn"]["cuda"])
+    reason = str(checks.table()["ms_deform_attn"]["cuda"])
     if _native.build_info()["cuda_kernels"]:
         assert reason.startswith("built for sm_") and "cannot run here" in reason
     else:
@@ -48,8 +49,8 @@ def test_architectures_are_named_as_people_write_them() -> None:
 @pytest.mark.usefixtures("_without_triton")
 def test_missing_extension_is_a_reason_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_native, "_load", lambda: (None, "it is gone"))
-    assert info.table()["ms_deform_attn"]["cpu"] == "it is gone"
-    assert info.facts()["extension"] == "it is gone"
+    assert checks.table()["ms_deform_attn"]["cpu"] == "it is gone"
+    assert checks.facts()["extension"] == "it is gone"
 
 
 def test_check_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +93,7 @@ def test_triton_cell_is_the_doors_reason(monkeypatch: pytest.MonkeyPatch) -> Non
     from vitadapter_fast.ops import _triton
 
     monkeypatch.setattr(_triton, "unavailable_reason", lambda: "triton is on holiday")
-    table = info.table()
+    table = checks.table()
     assert table["ms_deform_attn"]["triton"] == "triton is on holiday"
     assert table["ms_deform_attn_grid"]["triton"] == "triton is on holiday"
 
@@ -105,7 +106,7 @@ def test_whatever_a_backend_raises_is_a_reason_in_its_cell(
 
     monkeypatch.setattr(triton, "unsupported_reason", fail)
     reason = "it fails here: RuntimeError: Failed to find C compiler"
-    assert info.table()["ms_deform_attn"]["triton"] == reason
+    assert checks.table()["ms_deform_attn"]["triton"] == reason
     assert cli.main(["info"]) == 0
     assert "Failed to find C compiler" in capsys.readouterr().out
 
@@ -113,14 +114,14 @@ def test_whatever_a_backend_raises_is_a_reason_in_its_cell(
 def test_device_of_rocm_is_named_by_its_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "version", SimpleNamespace(hip="6.4", cuda=None))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert info._cuda_device() == "none found"
+    assert _cuda_device() == "none found"
     properties = SimpleNamespace(gcnArchName="gfx942:sramecc+:xnack-")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "AMD Instinct MI300X")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
-    assert info._cuda_device() == "AMD Instinct MI300X (gfx942:sramecc+:xnack-, ROCm 6.4)"
+    assert _cuda_device() == "AMD Instinct MI300X (gfx942:sramecc+:xnack-, ROCm 6.4)"
 
 
 def test_torch_without_cuda_and_rocm_has_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "version", SimpleNamespace(hip=None, cuda=None))
-    assert info._cuda_device() == "none: this torch is a CPU build"
+    assert _cuda_device() == "none: this torch is a CPU build"

@@ -1,216 +1,22 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""What runs here and why not: the op x backend table, the facts of the build, and a self-test.
-
-And what a model costs anywhere: ``cost``.
-"""
+"""``python -m vitadapter_fast info``: what runs here, whether it is right, what a model costs."""
 
 import argparse
-import platform
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from . import model as presets
-from . import ops
+from .checks import Probe, check, facts, probes, table, why_not
 from .command import add_size, whole_number
 from .costs import BoxCost, Cost, cost
-from .errors import BackendUnavailable
 from .images import MAX_BATCH
-from .ops import _native
 from .ops._backends import NAMES
-from .version import __version__
 
 __all__ = ["BoxCost", "Cost", "Probe", "check", "cost", "facts", "probes", "table", "why_not"]
-
-Run = Callable[..., Tensor]
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A small real call of one op: tensors, and how to run it on a backend."""
-
-    tensors: tuple[Tensor, ...]
-    run: Run
-
-    def to(self, device: str, dtype: torch.dtype) -> "Probe":
-        """Return the probe on a device, in a dtype."""
-        moved = tuple(t.to(device, dtype).detach().requires_grad_() for t in self.tensors)
-        return Probe(moved, self.run)
-
-
-def _random(*shape: int) -> Tensor:
-    generator = torch.Generator().manual_seed(sum(shape))
-    return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
-
-
-# Extractor of a 64-pixel image with S's heads: three query grids on one map, and the reverse.
-_GRIDS = [(8, 8), (4, 4), (2, 2)]
-
-
-def _classic(backend: str, value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-    # Locations are never 16 bits wide: see ms_deform_attn.
-    wide = torch.promote_types(value.dtype, torch.float32)
-    return ops.ms_deform_attn(value, _GRIDS, locations.to(wide), weights, backend=backend)
-
-
-def _grid(backend: str, value: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
-    return ops.ms_deform_attn_grid(value, _GRIDS[1:2], _GRIDS, offsets, logits, backend=backend)
-
-
-def _patch(backend: str, image: Tensor, weight: Tensor, bias: Tensor, table: Tensor) -> Tensor:
-    return ops.patch_embed(image, weight, bias, table, (5, 5), backend=backend)
-
-
-def _conv(backend: str, tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return ops.dwconv_gelu(tokens, _GRIDS, weight, bias, backend=backend)
-
-
-def _windows(backend: str, qkv: Tensor) -> Tensor:
-    return ops.window_attention(qkv, (8, 8), 5, backend=backend)
-
-
-def _norm(backend: str, tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    wide = torch.promote_types(tokens.dtype, torch.float32)
-    weight, bias = weight.to(wide), bias.to(wide)
-    return ops.batch_norm(tokens, weight, bias, has_planes=True, backend=backend)[0]
-
-
-def probes() -> dict[str, Probe]:
-    """Return one probe for every op, by the op's name."""
-    weights = _random(1, 16, 6, 12).softmax(-1).view(1, 16, 6, 3, 4)
-    locations = _random(1, 16, 6, 3, 4, 2) / 4 + 0.5
-    patch = (_random(1, 3, 64, 96), _random(32, 3, 16, 16), _random(32), _random(25, 32))
-    norm = (_random(2, 64, 96), _random(96), _random(96))
-    conv = (_random(1, 84, 96), _random(96, 1, 3, 3), _random(96))
-    return {
-        "batch_norm": Probe(norm, _norm),
-        "dwconv_gelu": Probe(conv, _conv),
-        "ms_deform_attn": Probe((_random(1, 84, 6, 64), locations, weights), _classic),
-        "ms_deform_attn_grid": Probe(
-            (_random(1, 16, 6, 64), _random(1, 84, 6, 1, 4, 2), _random(1, 84, 6, 1, 4)), _grid
-        ),
-        "patch_embed": Probe(patch, _patch),
-        "window_attention": Probe((_random(1, 64, 3, 2, 64),), _windows),
-    }
-
-
-def _device_for(backend: str) -> str:
-    # Without a device Triton may still run, in its interpreter.
-    return "cuda" if backend in ("cuda", "triton") and torch.cuda.is_available() else "cpu"
-
-
-def why_not(op: str, probe: Probe, backend: str) -> str | None:
-    """Return why ``backend`` cannot run the probe of ``op`` on this machine, or None.
-
-    Args:
-        op: Name of the op, as ``probes`` has it.
-        probe: Its call; runs on the device of the backend, in float32.
-        backend: "cuda", "triton", "cpu" or "reference".
-    """
-    try:
-        probe.run(backend, *probe.to(_device_for(backend), torch.float32).tensors)
-    except BackendUnavailable as error:
-        # "op: backend 'name' cannot run: reason", or what the op has instead.
-        told, is_refused, reason = str(error).partition("cannot run: ")
-        if backend == "cuda" and is_refused and not torch.cuda.is_available():
-            # A tensor of the CPU was refused for being one; the table is about the machine.
-            reason = _native.cuda_unavailable_reason() or reason
-        return reason or told.removeprefix(f"{op}: ")
-    except Exception as error:  # the table is for machines where something is broken
-        return f"it fails here: {type(error).__name__}: {error}"
-    return None
-
-
-def table() -> dict[str, dict[str, str | None]]:
-    """Return {op: {backend: None where it runs here, else the reason}}."""
-    return {
-        op: {backend: why_not(op, probe, backend) for backend in NAMES}
-        for op, probe in probes().items()
-    }
-
-
-def _results(probe: Probe, backend: str, cotangent: Tensor) -> list[Tensor]:
-    out = probe.run(backend, *probe.tensors)
-    return [out.detach(), *torch.autograd.grad(out, probe.tensors, cotangent.to(out))]
-
-
-def check(probe: Probe, backend: str, dtype: torch.dtype) -> float:
-    """Return the worst error of output and gradients, as a share of what is allowed.
-
-    Allowed is twice the error of the reference in ``dtype`` plus four rounding steps at the peak.
-
-    Args:
-        probe: The call, in float64 on the CPU.
-        backend: A backend that can run it here.
-        dtype: float32, float16 or bfloat16, for the tensors of the call.
-
-    Returns:
-        At most 1 where the backend is right; infinity where it gives NaN.
-
-    Raises:
-        BackendUnavailable: The backend cannot run here.
-    """
-    device = _device_for(backend)
-    rounded = probe.to(device, dtype)
-    cotangent = _random(*probe.run("reference", *probe.tensors).shape).to(device, dtype)
-    truth = _results(rounded.to(device, torch.float64), "reference", cotangent)
-    reference = _results(rounded, "reference", cotangent)
-    worst = 0.0
-    for got, near, exact in zip(
-        _results(rounded, backend, cotangent), reference, truth, strict=True
-    ):
-        allowed = 2 * (near - exact).abs().max() + 4 * torch.finfo(dtype).eps * exact.abs().max()
-        # A NaN error must fail, and max() would drop it.
-        share = ((got - exact).abs().max() / allowed).nan_to_num(float("inf")).item()
-        worst = max(worst, share)
-    return worst
-
-
-def facts() -> dict[str, str]:
-    """Return versions, devices and build facts, ready to print."""
-    build = _native.build_info()
-    result = {
-        "vitadapter_fast": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "triton": _version("triton"),
-        "CUDA device": _cuda_device(),
-        "CPU threads": str(torch.get_num_threads()),
-        "extension": _native.unavailable_reason()
-        or f"{build['build_type']}, compiler {build['compiler']}",
-    }
-    if build:
-        result["CPU instruction set"] = str(build["cpu_isa"])
-        result["CUDA kernels"] = _native.cuda_unavailable_reason() or (
-            f"built for {_native.archs(build)} by nvcc {build['cuda_compiler']}"
-        )
-    return result
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _cuda_device() -> str:
-    if torch.version.cuda is None and torch.version.hip is None:
-        return "none: this torch is a CPU build"
-    if not torch.cuda.is_available():
-        return "none found"
-    if torch.version.hip is not None:
-        name = getattr(torch.cuda.get_device_properties(0), "gcnArchName", "AMD")
-        return f"{torch.cuda.get_device_name()} ({name}, ROCm {torch.version.hip})"
-    major, minor = torch.cuda.get_device_capability()
-    return f"{torch.cuda.get_device_name()} (sm_{major}{minor})"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

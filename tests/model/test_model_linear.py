@@ -11,6 +11,7 @@ from tiny import WINDOWED
 from torch import Tensor, nn
 
 from vitadapter_fast import ViTAdapter
+from vitadapter_fast.checks.tolerance import allowance, max_err
 from vitadapter_fast.model.grid import grids_of
 from vitadapter_fast.model.linear import norm_linear, residual_linear
 from vitadapter_fast.ops import _gemm
@@ -165,8 +166,7 @@ def test_autocast_is_as_close_as_that_of_torch(low: torch.dtype, activation: str
         got, peer = run(ours), run(theirs)
     for a, b, right in zip(got, peer, truth, strict=True):
         assert a.dtype == right.dtype
-        error, allowed = (a - right).abs().max(), (b - right).abs().max()
-        assert error <= 2 * allowed + 4 * torch.finfo(low).eps * right.abs().max()
+        assert max_err(a, right) <= allowance(max_err(b, right), right, low)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
