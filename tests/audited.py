@@ -48,7 +48,7 @@ import torch  # noqa: E402
 changed.clear()  # what torch does is its own
 
 import vitadapter_fast  # noqa: E402
-from vitadapter_fast import cli  # noqa: E402
+from vitadapter_fast.commands import cli  # noqa: E402
 
 model = vitadapter_fast.vit_adapter_s(pretrained="vit.pth")
 sum(each.mean() for each in model(torch.rand(1, 3, 64, 64))).backward()

@@ -12,7 +12,7 @@ from checkpoint_cases import adapted, assert_same, official, saved, tiny_model
 from torch import Tensor
 
 from vitadapter_fast import CheckpointError
-from vitadapter_fast.convert import main
+from vitadapter_fast.commands.convert import main
 from vitadapter_fast.weights import LoadReport, load_checkpoint, read_checkpoint
 
 # Each set of weights is one that its seed tells.

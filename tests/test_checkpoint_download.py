@@ -15,7 +15,7 @@ from checkpoint_cases import Payload, as_hf, official, published_size, saved, ti
 from safetensors.torch import save
 
 from vitadapter_fast import CheckpointError, vit_adapter_s
-from vitadapter_fast.convert import main
+from vitadapter_fast.commands.convert import main
 from vitadapter_fast.weights import download, load_checkpoint
 from vitadapter_fast.weights.download import OfficialModel, official_model
 

@@ -16,7 +16,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from vitadapter_fast import CheckpointError
-from vitadapter_fast.convert import main
+from vitadapter_fast.commands.convert import main
 from vitadapter_fast.weights import load_checkpoint, read_checkpoint
 from vitadapter_fast.weights.files import write_checkpoint
 

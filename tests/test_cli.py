@@ -16,21 +16,21 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import vitadapter_fast
-from vitadapter_fast import cli
+from vitadapter_fast.commands import cli
 
 Image = pytest.importorskip("PIL.Image", reason="needs the [cli] extra")
 pytest.importorskip("rich", reason="needs the [cli] extra")
 
-from vitadapter_fast import features  # noqa: E402
-from vitadapter_fast.features_photos import (  # noqa: E402
-    CommandError,
+from vitadapter_fast.commands.features import command as features  # noqa: E402
+from vitadapter_fast.commands.features.photos import (  # noqa: E402
     Photo,
     packaged_photo,
     read_photo,
     to_tensor,
     unique_names,
 )
-from vitadapter_fast.features_picture import layout  # noqa: E402
+from vitadapter_fast.commands.features.picture import layout  # noqa: E402
+from vitadapter_fast.errors import CommandError  # noqa: E402
 
 SMALL = ["--size", "96", "--device", "cpu"]
 

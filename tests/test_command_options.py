@@ -17,10 +17,13 @@ from export_cases import SMALLEST, smallest_model
 from tiny import WINDOWED
 
 import vitadapter_fast
-from vitadapter_fast import ViTAdapter, cli, command, configs, images
+from vitadapter_fast import ViTAdapter, images
+from vitadapter_fast.commands import cli, configs
+from vitadapter_fast.commands import export as export_command
+from vitadapter_fast.commands import options as shared
+from vitadapter_fast.commands.features.photos import packaged_photo, read_photo
 from vitadapter_fast.costs import cost
-from vitadapter_fast.export import _command, export_onnx, export_program, export_pt2
-from vitadapter_fast.features_photos import packaged_photo, read_photo
+from vitadapter_fast.export import export_onnx, export_program, export_pt2
 
 pytest.importorskip("rich", reason="needs the [cli] extra")
 pytest.importorskip("onnxruntime", reason="needs the [export] extra")
@@ -32,7 +35,7 @@ NO_SIZES = ("-1", "1.5", "1e3", str(HUGE), *NO_NUMBERS)
 
 def options(name: str) -> dict[str, argparse.Action]:
     parser = argparse.ArgumentParser()
-    importlib.import_module(f"vitadapter_fast.{name}").add_arguments(parser)
+    importlib.import_module(f"vitadapter_fast.commands.{name}").add_arguments(parser)
     return {each.option_strings[0]: each for each in parser._actions if each.option_strings}
 
 
@@ -88,11 +91,11 @@ def test_zero_is_a_seed_and_a_gray_and_nothing_else(which: str) -> None:
 
 def test_size_is_one_option() -> None:
     actions = [options(name)["--size"] for name in ("features", "info", "export")]
-    assert {action.type for action in actions} == {command.image_size}
+    assert {action.type for action in actions} == {shared.image_size}
     assert {action.metavar for action in actions} == {"N|HxW"}
     assert len({str(action.help).partition(":")[0] for action in actions}) == 1
-    assert command.image_size("512") == (512, 512)
-    assert command.image_size("512x640") == (512, 640)
+    assert shared.image_size("512") == (512, 512)
+    assert shared.image_size("512x640") == (512, 640)
 
 
 def test_size_is_height_by_width_in_features(tmp_path: Path) -> None:
@@ -177,7 +180,7 @@ def test_example_of_the_help_runs(
         return []
 
     # It takes minutes, and has tests of its own.
-    monkeypatch.setattr(_command, "export_onnx", write)
+    monkeypatch.setattr(export_command, "export_onnx", write)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main(shlex.split(line)) == 0, capsys.readouterr().err
     made = {path.name for path in tmp_path.iterdir()} - {"dinov2_vits14_pretrain.pth", "photos"}
@@ -211,7 +214,7 @@ def test_memory_that_runs_out_of_an_export_is_one_line(
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_command, "export_onnx", fail)
+    monkeypatch.setattr(export_command, "export_onnx", fail)
     monkeypatch.setattr(vitadapter_fast.model, "vit_adapter_s", smallest_model)
     assert cli.main(["export", "--format", "onnx", "--out", "x.onnx"]) == 1
     assert capsys.readouterr().err == (
@@ -219,11 +222,11 @@ def test_memory_that_runs_out_of_an_export_is_one_line(
     )
 
 
-@pytest.mark.parametrize("name", ["features", "export._command"])
+@pytest.mark.parametrize("name", ["features", "export"])
 def test_weights_of_a_segmentor_have_a_model(name: str) -> None:
     parser = argparse.ArgumentParser()
-    importlib.import_module(f"vitadapter_fast.{name}").add_arguments(parser)
+    importlib.import_module(f"vitadapter_fast.commands.{name}").add_arguments(parser)
     required = ["--format", "onnx", "--out", "x.onnx"] if name != "features" else []
     args = parser.parse_args([*required, "--vit-features", "stages"])
     with torch.device("meta"):
-        assert command.model_of(args).vit_features == "stages"
+        assert shared.model_of(args).vit_features == "stages"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vitadapter_fast import cli
-from vitadapter_fast.configs import config_names, config_path
+from vitadapter_fast.commands import cli
+from vitadapter_fast.commands.configs import config_names, config_path
 
 MASK_RCNN = [
     f"mask_rcnn_dinov2_adapter_{size}_fpn_3x_coco" for size in ("small", "base", "large", "giant")

@@ -16,15 +16,15 @@ from checkpoint_cases import official, saved
 from export_cases import smallest_model
 
 import vitadapter_fast
-import vitadapter_fast.convert
-from vitadapter_fast import cli
-from vitadapter_fast.termination import any_text
+import vitadapter_fast.commands.convert
+from vitadapter_fast.commands import cli
+from vitadapter_fast.commands.termination import any_text
 
 Image = pytest.importorskip("PIL.Image", reason="needs the [cli] extra")
 pytest.importorskip("rich", reason="needs the [cli] extra")
 safetensors = pytest.importorskip("safetensors.torch")
 
-from vitadapter_fast.features_photos import printable, unique_names  # noqa: E402
+from vitadapter_fast.commands.features.photos import printable, unique_names  # noqa: E402
 
 NAMES = {
     "no_text": os.fsdecode(b"\xff\xe9"),
@@ -58,7 +58,8 @@ def convert(name: str, patch: pytest.MonkeyPatch) -> tuple[list[str], set[int]]:
 
 
 def export(name: str, patch: pytest.MonkeyPatch) -> tuple[list[str], set[int]]:
-    from vitadapter_fast.export import Parity, _command
+    from vitadapter_fast.commands import export
+    from vitadapter_fast.export import Parity
     from vitadapter_fast.export._files import appearing
 
     def write(model: Any, path: Path, *args: Any, **options: Any) -> list[Parity]:
@@ -66,7 +67,7 @@ def export(name: str, patch: pytest.MonkeyPatch) -> tuple[list[str], set[int]]:
             part.write_bytes(b"graph")
         return [Parity((64, 64), (0.0,) * 4)]
 
-    patch.setattr(_command, "export_onnx", write)
+    patch.setattr(export, "export_onnx", write)
     # The libraries that write it take text alone.
     status = 1 if name == NAMES["no_text"] else 0
     return ["export", "--format", "onnx", "--out", f"{name}.onnx"], {status}
@@ -77,7 +78,7 @@ def configs(name: str, patch: pytest.MonkeyPatch) -> tuple[list[str], set[int]]:
 
 
 def info(name: str, patch: pytest.MonkeyPatch) -> tuple[list[str], set[int]]:
-    from vitadapter_fast import info
+    from vitadapter_fast.commands import info
 
     patch.setattr(info, "facts", lambda: {"extension": name})
     patch.setattr(info, "table", lambda: {"op": dict.fromkeys(info.NAMES, name)})
@@ -139,7 +140,7 @@ def test_script_of_the_conversion_takes_them_too(monkeypatch: pytest.MonkeyPatch
     argv, statuses = convert(NAMES["letters"], monkeypatch)
     console = io.TextIOWrapper(io.BytesIO(), "ascii")
     monkeypatch.setattr(sys, "stdout", console)
-    assert vitadapter_fast.convert.main(argv[1:]) in statuses
+    assert vitadapter_fast.commands.convert.main(argv[1:]) in statuses
     assert console.errors == "strict"
 
 

@@ -29,7 +29,7 @@ from checkpoint_cases import (
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vitadapter_fast.convert import main
+from vitadapter_fast.commands.convert import main
 from vitadapter_fast.weights import files, load_checkpoint, resample_patch_kernel
 
 SCRIPT = Path(__file__).parents[1] / "convert_14to16.py"
@@ -325,7 +325,7 @@ def test_folder_that_takes_no_files_is_told(
 
 LIMITED = """
 import resource, sys
-from vitadapter_fast.convert import main
+from vitadapter_fast.commands.convert import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
 sys.exit(main(sys.argv[1:]))
 """

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import vitadapter_fast as vf
-from vitadapter_fast import cli
+from vitadapter_fast.commands import cli
 from vitadapter_fast.costs import BOXES, BoxCost, Cost, cost, flops
 
 SMALL: dict[str, Any] = {**WINDOWED, "drop_path_rate": 0.2}

@@ -18,7 +18,7 @@ import torch._inductor.config as inductor
 from export_cases import max_errors, smallest_model
 
 import vitadapter_fast
-from vitadapter_fast import cli
+from vitadapter_fast.commands import cli
 from vitadapter_fast.export._files import appearing
 
 onnx = pytest.importorskip("onnx", reason="needs the [export] extra")

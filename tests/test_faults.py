@@ -18,7 +18,8 @@ import torch
 from checkpoint_cases import official, saved, tiny_model
 from torch import Tensor
 
-from vitadapter_fast import BackendUnavailable, CheckpointError, cli
+from vitadapter_fast import BackendUnavailable, CheckpointError
+from vitadapter_fast.commands import cli
 from vitadapter_fast.ops import _native, _triton, window_attention
 from vitadapter_fast.ops.window_attention import cpu
 from vitadapter_fast.weights import load_checkpoint
@@ -73,7 +74,7 @@ def test_out_of_memory_in_forward_or_backward() -> None:
 INTERRUPTED = """
 import os, signal, sys, time
 from vitadapter_fast.weights import files
-from vitadapter_fast.convert import main
+from vitadapter_fast.commands.convert import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off
 
@@ -99,15 +100,13 @@ def test_conversion_interrupted(name: str, status: int, left: int, tmp_path: Pat
     ]
     assert len(parts) == left
     assert names_in(tmp_path) == [*parts, "vit.pth"]
-    run(
-        "import sys; from vitadapter_fast.convert import main; sys.exit(main(sys.argv[1:]))", source
-    )
+    run("from vitadapter_fast.commands.convert import main; raise SystemExit(main())", source)
     assert names_in(tmp_path) == [*parts, "vit.pth", "vit_14to16.pth"]
 
 
 DISK_FULL = """
 import os, resource, sys
-from vitadapter_fast.cli import main
+from vitadapter_fast.commands.cli import main
 
 arguments = ["features", "--device", "cpu", "--size", "96"]
 for max_bytes, file in ((50_000, "photo.png"), (600_000, "maps.safetensors")):

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("PIL.Image", reason="needs the [cli] extra")
 
-from vitadapter_fast.features_picture import pca_colors  # noqa: E402
+from vitadapter_fast.commands.features.picture import pca_colors  # noqa: E402
 
 
 def test_pca_recovers_orthogonal_structure():

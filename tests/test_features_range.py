@@ -11,18 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from vitadapter_fast import cli
+from vitadapter_fast.commands import cli
 
 Image = pytest.importorskip("PIL.Image", reason="needs the [cli] extra")
 pytest.importorskip("rich", reason="needs the [cli] extra")
 
-from vitadapter_fast.features_photos import (  # noqa: E402
-    CommandError,
+from vitadapter_fast.commands.features.gray import value_range, white  # noqa: E402
+from vitadapter_fast.commands.features.photos import (  # noqa: E402
     find_photos,
     photo_suffixes,
     read_photo,
 )
-from vitadapter_fast.features_range import value_range, white  # noqa: E402
+from vitadapter_fast.errors import CommandError  # noqa: E402
 
 SIDE = 64
 UNIT = np.linspace(0, 1, SIDE * SIDE).reshape(SIDE, SIDE)

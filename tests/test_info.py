@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from vitadapter_fast import checks, cli
+from vitadapter_fast import checks
 from vitadapter_fast.checks.facts import _cuda_device
+from vitadapter_fast.commands import cli
 from vitadapter_fast.ops import _native, _triton
 from vitadapter_fast.ops.ms_deform_attn import cpu, cuda, triton
 

@@ -22,10 +22,10 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 
-from ..features_files import make_folder, replacing
-from ..features_photos import CommandError
+from ..commands.features.files import make_folder, replacing
+from ..commands.termination import tidy_termination
+from ..errors import CommandError
 from ..model import ViTAdapter
-from ..termination import tidy_termination
 from .torchvision import faster_rcnn
 from .train_demo_data import (
     Photo,

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from ..features_files import replacing
+from ..commands.features.files import replacing
 from .train_demo_data import Photo, Scores, Split, Target
 
 _INK, _FAINT = "#16191d", "#6b727b"

@@ -19,7 +19,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .command import (
+from ... import ops
+from ...errors import BackendUnavailable, CheckpointError, CommandError
+from ...images import MAX_BATCH
+from ...model import ViTAdapter
+from ...ops import _backends
+from ...version import __version__
+from ...weights import load_checkpoint
+from ..options import (
     add_model,
     add_size,
     finite,
@@ -28,10 +35,8 @@ from .command import (
     size_text,
     whole_number,
 )
-from .errors import BackendUnavailable, CheckpointError
-from .features_files import check_save_path, make_folder, picture_paths, replacing
-from .features_photos import (
-    CommandError,
+from .files import check_save_path, make_folder, picture_paths, replacing
+from .photos import (
     Photo,
     batches,
     find_photos,
@@ -40,13 +45,8 @@ from .features_photos import (
     to_tensor,
     unique_names,
 )
-from .features_picture import draw_features
-from .features_report import Totals, print_report, progress
-from .images import MAX_BATCH
-from .model import ViTAdapter
-from .ops import _backends
-from .version import __version__
-from .weights import load_checkpoint
+from .picture import draw_features
+from .report import Totals, print_report, progress
 
 # Ops that the model calls, and the module of each.
 _OPS = {"patch_embed": "patch_embed", "ms_deform_attn_grid": "ms_deform_attn"}
@@ -267,7 +267,7 @@ def _warm_up(model: ViTAdapter, image: Tensor) -> dict[str, str]:
         logger.removeHandler(skips)
     used = {}
     for op, module in _OPS.items():
-        modules = importlib.import_module(f".ops.{module}", __package__).BACKENDS
+        modules = importlib.import_module(f"{ops.__name__}.{module}").BACKENDS
         names = [_backends.name_of(each) for each in modules]
         used[op] = wanted or next(name for name in names if (op, name) not in skips.seen)
     return used

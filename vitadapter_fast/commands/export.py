@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 
-from ..command import add_model, add_size, is_out_of_memory, model_of, size_text, whole_number
 from ..errors import CheckpointError, ExportError
+from ..export import Parity, export_onnx, export_pt2
+from ..export._onnx import MODES, OPSETS
+from ..export._parity import TOLERANCE
+from ..export._program import MIN_DYNAMIC_SIZE, check_size
 from ..model.grid import STRIDES
 from ..weights import load_checkpoint
-from ._onnx import MODES, OPSETS, export_onnx
-from ._parity import TOLERANCE, Parity
-from ._program import MIN_DYNAMIC_SIZE, check_size
-from ._pt2 import export_pt2
+from .options import add_model, add_size, is_out_of_memory, model_of, size_text, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from . import model as presets
-from .images import MAX_SIZE, MIN_SIZE
-from .model.config import PRESETS
-from .model.vit_adapter import VIT_FEATURES, ViTAdapter
+from .. import model as presets
+from ..images import MAX_SIZE, MIN_SIZE
+from ..model.config import PRESETS
+from ..model.vit_adapter import VIT_FEATURES, ViTAdapter
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from ..version import __version__
 from .termination import tidy_termination
-from .version import __version__
 
 
 class _Command(NamedTuple):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .features_photos import CommandError, photo_suffixes
-from .weights.files import unfinished
+from ...errors import CommandError
+from ...weights.files import unfinished
+from .photos import photo_suffixes
 
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 

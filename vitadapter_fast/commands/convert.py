@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
+from ..weights import PatchMethod, convert_14to16
+from ..weights.download import OfficialModel, download, is_address, official_model
+from ..weights.files import write_checkpoint
+from ..weights.read import files_of, read_checkpoint
 from .termination import tidy_termination
-from .weights import PatchMethod, convert_14to16
-from .weights.download import OfficialModel, download, is_address, official_model
-from .weights.files import write_checkpoint
-from .weights.read import files_of, read_checkpoint
 
 DESCRIPTION = (
     "Convert DINOv2 checkpoints from patch size 14 to 16, as ViT-Adapter trains from. "

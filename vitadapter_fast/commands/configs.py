@@ -8,7 +8,7 @@ import difflib
 import sys
 from pathlib import Path
 
-_FOLDER = Path(__file__).parent / "integrations" / "configs"
+_FOLDER = Path(__file__).parents[1] / "integrations" / "configs"
 
 
 def config_names() -> list[str]:

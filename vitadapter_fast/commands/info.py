@@ -9,14 +9,12 @@ from typing import Any
 
 import torch
 
-from . import model as presets
-from .checks import Probe, check, facts, probes, table, why_not
-from .command import add_size, whole_number
-from .costs import BoxCost, Cost, cost
-from .images import MAX_BATCH
-from .ops._backends import NAMES
-
-__all__ = ["BoxCost", "Cost", "Probe", "check", "cost", "facts", "probes", "table", "why_not"]
+from .. import model as presets
+from ..checks import check, facts, probes, table
+from ..costs import cost
+from ..images import MAX_BATCH
+from ..ops._backends import NAMES
+from .options import add_size, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,8 +18,9 @@ import torch
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from .features_range import to_gray, value_range
-from .images import MEAN, MIN_SIZE, STD
+from ...errors import CommandError
+from ...images import MEAN, MIN_SIZE, STD
+from .gray import to_gray, value_range
 
 # Formats that Pillow opens, but other programs have to draw or decode.
 _NO_PIXELS = ("EPS", "MPEG")
@@ -28,10 +29,6 @@ _NO_PIXELS = ("EPS", "MPEG")
 _MAX_ASPECT = 50
 
 _log = logging.getLogger("vitadapter_fast")
-
-
-class CommandError(Exception):
-    """A request that cannot be met; the message is for the person at the terminal."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Photo:
 
 def packaged_photo() -> AbstractContextManager[Path]:
     """Return a context in which the photo that comes with the library is a file."""
-    return resources.as_file(resources.files(__package__) / "data" / "blood_cells.jpg")
+    return resources.as_file(resources.files("vitadapter_fast") / "data" / "blood_cells.jpg")
 
 
 @functools.cache
@@ -133,7 +130,7 @@ def read_photo(
         size_hw: Height and width that it has to fit into, of which it fills one; at least 32. Its
             shorter side does not go below 32 either, so very narrow photos come out longer.
         declared_range: Values that are black and white in gray pictures of more than 8 bits; None
-            takes those of ``features_range``.
+            takes those of ``gray``.
 
     Returns:
         [H, W, 3].
