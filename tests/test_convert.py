@@ -373,7 +373,7 @@ def test_interrupt_leaves_the_old_output_alone(
     if moment == "while_saving":
         monkeypatch.setattr(files.torch, "save", interrupt)
     else:
-        monkeypatch.setattr(files.os, "replace", interrupt)
+        monkeypatch.setattr(os, "replace", interrupt)
     assert main([str(source)]) == 130
     assert names_in(source.parent) == ["vit.pth", "vit_14to16.pth"]
     assert source.with_name("vit_14to16.pth").read_bytes() == b"old"

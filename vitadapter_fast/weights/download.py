@@ -10,7 +10,6 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -18,7 +17,8 @@ from urllib.parse import unquote, urlsplit
 import torch
 
 from ..errors import CheckpointError
-from .files import listing, read_file, unfinished
+from ..files import replacing
+from .files import listing, read_file
 from .formats import official_problems, recognize, vit_size
 from .read import home_expanded, read_checkpoint
 from .shards import is_part_of_several
@@ -216,25 +216,22 @@ def _fetch(
     """Download a file that appears whole and checked, or not at all."""
     if not target.parent.is_dir():
         raise CheckpointError(f"{who}: the output folder {target.parent} does not exist")
-    part = unfinished(target)
-    stall_seconds = socket.getdefaulttimeout()
-    # torch.hub sets no limit of its own and would wait forever on a silent server.
-    socket.setdefaulttimeout(_STALL_SECONDS)
     _log.info("%s: downloading %s to %s", who, url, target)
-    try:
-        torch.hub.download_url_to_file(url, str(part), progress=has_progress_bar)
-        check(part)
-        os.replace(part, target)
-    except CheckpointError as error:
-        reason = str(error).removeprefix(f"{part}: ")
-        sender = url if who == url else f"{who}: {url}"
-        raise CheckpointError(f"{sender} did not send {wanted}: {reason}") from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise CheckpointError(f"{who}: cannot download {url}: {error}") from error
-    finally:
-        socket.setdefaulttimeout(stall_seconds)
-        with suppress(OSError):
-            part.unlink()
+    with replacing(target, CheckpointError) as part:
+        stall_seconds = socket.getdefaulttimeout()
+        # torch.hub sets no limit of its own and would wait forever on a silent server.
+        socket.setdefaulttimeout(_STALL_SECONDS)
+        try:
+            torch.hub.download_url_to_file(url, str(part), progress=has_progress_bar)
+            check(part)
+        except CheckpointError as error:
+            reason = str(error).removeprefix(f"{part}: ")
+            sender = url if who == url else f"{who}: {url}"
+            raise CheckpointError(f"{sender} did not send {wanted}: {reason}") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise CheckpointError(f"{who}: cannot download {url}: {error}") from error
+        finally:
+            socket.setdefaulttimeout(stall_seconds)
 
 
 def _check(model: OfficialModel, path: Path) -> None:

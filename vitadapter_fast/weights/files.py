@@ -5,10 +5,9 @@
 import os
 import pickle
 import re
-import secrets
 import zipfile
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files import first_sentence, replacing
 
 # Bookkeeping that training frameworks save beside the weights (logs, arguments, scores). Each name
 # is replaced by an empty class, so files that hold it load without running anything of it.
@@ -127,47 +127,17 @@ def write_checkpoint(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]
         raise CheckpointError(f"{path}: the output folder {path.parent} does not exist")
     if path.is_dir():
         raise CheckpointError(f"{path}: cannot be written: it is a directory")
-    part = unfinished(path)
     try:
-        if path.suffix == ".safetensors":
-            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            part.touch(exist_ok=False)
-            mode = part.stat().st_mode
-            save_file(contiguous, part, metadata={"format": "pt"})
-            # safetensors makes files for their owner alone; the user's umask shall decide.
-            part.chmod(mode)
-        else:
-            # torch's own file writer hides the cause of a failure; a Python file raises it.
-            with part.open("xb") as file:
-                torch.save(dict(tensors), file)
-        os.replace(part, path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be written: {_cause(error)}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
-
-
-def unfinished(path: Path) -> Path:
-    """Return where to write what will be moved to ``path``.
-
-    In its folder, because only within one file system is a replacement atomic; with a part of its
-    name, because one of 255 bytes has no room for more.
-    """
-    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
-
-
-def _cause(error: BaseException) -> str:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__context__
-    return _first_sentence(error)
-
-
-def _first_sentence(error: BaseException) -> str:
-    return str(error).strip().split(". ")[0].split("\n")[0] or type(error).__name__
+        with replacing(path, CheckpointError) as part:
+            if path.suffix == ".safetensors":
+                contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+                save_file(contiguous, part, metadata={"format": "pt"})
+            else:
+                # torch's own file writer hides the cause of a failure; a Python file raises it.
+                with part.open("wb") as file:
+                    torch.save(dict(tensors), file)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: cannot be written: {first_sentence(error)}") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -175,7 +145,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path) if _is_utf8(path) else load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path}: truncated, or not a safetensors file: {_first_sentence(error)}"
+            f"{path}: truncated, or not a safetensors file: {first_sentence(error)}"
         ) from error
 
 
@@ -239,4 +209,4 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
         return CheckpointError(
             f"{path}: not a checkpoint: neither safetensors nor what torch.save writes, or damaged"
         )
-    return CheckpointError(f"{path}: not a PyTorch checkpoint: {_first_sentence(error)}")
+    return CheckpointError(f"{path}: not a PyTorch checkpoint: {first_sentence(error)}")

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ... import ops
 from ...errors import BackendUnavailable, CheckpointError, CommandError
+from ...files import make_folder, replacing
 from ...images import MAX_BATCH
 from ...model import ViTAdapter
 from ...ops import _backends
@@ -35,7 +36,7 @@ from ..options import (
     size_text,
     whole_number,
 )
-from .files import check_save_path, make_folder, picture_paths, replacing
+from .files import check_save_path, picture_paths
 from .photos import (
     Photo,
     batches,
@@ -160,7 +161,7 @@ def _run(args: argparse.Namespace, failures: list[str]) -> None:
         if first is None:
             return
         if is_many:
-            make_folder(targets[names[0]].parent)
+            make_folder(targets[names[0]].parent, CommandError)
         model, weights = _build(args, device)
         title = f"ViT-Adapter-{args.model.upper()}, {weights.title}"
         backends: dict[str, str] = {}
@@ -289,7 +290,7 @@ def _forward(model: ViTAdapter, image: Tensor, totals: Totals) -> list[Tensor]:
 def _draw(photo: Photo, maps: Sequence[Tensor], title: str, target: Path) -> None:
     name = printable(photo.name)
     picture = draw_features(photo.pixels, maps, ViTAdapter.strides, title=title, name=name)
-    with replacing(target) as part:
+    with replacing(target, CommandError) as part:
         picture.save(part, Image.registered_extensions()[target.suffix.lower()])
 
 
@@ -310,7 +311,7 @@ def _save(
         "vitadapter_fast": __version__,
     }
     try:
-        with replacing(args.save) as part:
+        with replacing(args.save, CommandError) as part:
             save_file(kept, part, metadata=metadata)
     except CommandError as error:
         failures.append(str(error))

@@ -1,16 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the user asked to write in, checked paths out; a file appears complete or not at all."""
+"""What the user asked to write in, checked paths out."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from ...errors import CommandError
-from ...weights.files import unfinished
 from .photos import photo_suffixes
 
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -56,41 +52,6 @@ def check_save_path(path: Path, inputs: Sequence[Path]) -> None:
         raise CommandError(f"--save {path}: wanted a file name that ends in .safetensors")
     _check_folder("--save", path)
     _check_inputs("--save", [path], inputs)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder unless it exists.
-
-    Raises:
-        CommandError: It cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CommandError(f"{folder}: cannot be made: {error.strerror}") from error
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to, that takes the place of ``path`` if the block ends well.
-
-    Raises:
-        CommandError: The file cannot be written; ``path`` is as before.
-    """
-    part = unfinished(path)
-    try:
-        part.touch(exist_ok=False)
-        mode = part.stat().st_mode
-        yield part
-        # safetensors makes files for their owner alone; the user's umask shall decide.
-        part.chmod(mode)
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise CommandError(f"{path}: cannot be written: {reason or error}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def _check_folder(option: str, path: Path) -> None:
