@@ -31,6 +31,11 @@ def smallest_model(**overrides: Any) -> ViTAdapter:
     return model
 
 
+def smallest(size: str, **overrides: Any) -> ViTAdapter:
+    """Be ``vit_adapter`` of a command, for any size."""
+    return smallest_model(**overrides)
+
+
 def max_errors(got: Any, wanted: Any) -> list[float]:
     """Largest error of each map, relative to its peak."""
     return [

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 import torch
 from checkpoint_cases import published_size, saved
-from export_cases import SMALLEST, smallest_model
+from export_cases import SMALLEST, smallest, smallest_model
 from tiny import WINDOWED
 
-import vitadapter_fast
 from vitadapter_fast import ViTAdapter, images
 from vitadapter_fast.commands import cli, configs
 from vitadapter_fast.commands import export as export_command
@@ -215,7 +214,7 @@ def test_memory_that_runs_out_of_an_export_is_one_line(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(export_command, "export_onnx", fail)
-    monkeypatch.setattr(vitadapter_fast.model, "vit_adapter_s", smallest_model)
+    monkeypatch.setattr(shared, "vit_adapter", smallest)
     assert cli.main(["export", "--format", "onnx", "--out", "x.onnx"]) == 1
     assert capsys.readouterr().err == (
         "error: x.onnx: out of memory; lower --size, or take a smaller --model\n"

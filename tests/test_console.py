@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 from checkpoint_cases import official, saved
-from export_cases import smallest_model
+from export_cases import smallest, smallest_model
 
 import vitadapter_fast
-import vitadapter_fast.commands.convert
-from vitadapter_fast.commands import cli
+from vitadapter_fast.commands import cli, options
+from vitadapter_fast.commands import convert as convert_command
 from vitadapter_fast.commands.termination import any_text
 
 Image = pytest.importorskip("PIL.Image", reason="needs the [cli] extra")
@@ -40,7 +40,7 @@ ENCODINGS = ("utf-8", "cp1252", "latin-1", "ascii")
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(vitadapter_fast.model, "vit_adapter_s", smallest_model)
+    monkeypatch.setattr(options, "vit_adapter", smallest)
 
 
 def features(name: str, patch: pytest.MonkeyPatch) -> tuple[list[str], set[int]]:
@@ -140,7 +140,7 @@ def test_script_of_the_conversion_takes_them_too(monkeypatch: pytest.MonkeyPatch
     argv, statuses = convert(NAMES["letters"], monkeypatch)
     console = io.TextIOWrapper(io.BytesIO(), "ascii")
     monkeypatch.setattr(sys, "stdout", console)
-    assert vitadapter_fast.commands.convert.main(argv[1:]) in statuses
+    assert convert_command.main(argv[1:]) in statuses
     assert console.errors == "strict"
 
 

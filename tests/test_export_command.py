@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 import torch._inductor.config as inductor
-from export_cases import max_errors, smallest_model
+from export_cases import max_errors, smallest, smallest_model
 
 import vitadapter_fast
-from vitadapter_fast.commands import cli
+from vitadapter_fast.commands import cli, options
 from vitadapter_fast.export._files import appearing
 
 onnx = pytest.importorskip("onnx", reason="needs the [export] extra")
@@ -32,7 +32,7 @@ ONNX = [*STATIC, "--format", "onnx", "--out", "model.onnx"]
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(vitadapter_fast.model, "vit_adapter_s", smallest_model)
+    monkeypatch.setattr(options, "vit_adapter", smallest)
 
 
 def names_in(folder):
@@ -136,7 +136,7 @@ def package(tmp_path_factory):
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.chdir(folder)
-        patch.setattr(vitadapter_fast.model, "vit_adapter_s", smallest_model)
+        patch.setattr(options, "vit_adapter", smallest)
         # Half the time of the test; the kernels are optimized all the same.
         patch.setattr(inductor.aot_inductor, "compile_wrapper_opt_level", "O0")
         assert cli.main([*STATIC, "--format", "pt2", "--out", "model.pt2"]) == 0

@@ -25,7 +25,7 @@ GLOBAL_BLOCKS = {
 
 
 def build(name: str, **overrides: Any) -> ViTAdapter:
-    return getattr(vitadapter_fast, f"vit_adapter_{name}")(**overrides)
+    return vitadapter_fast.vit_adapter(name, **overrides)
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -80,6 +80,19 @@ def test_override_replaces_the_preset_value() -> None:
     with torch.device("meta"):
         model = build("s", conv_inplane=16)
     assert model.spm.stem[0].out_channels == 16
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_every_preset_has_a_function_of_its_own(name: str) -> None:
+    with torch.device("meta"):
+        model = getattr(vitadapter_fast, f"vit_adapter_{name}")(conv_inplane=16)
+    assert model.embed_dim == PRESETS[name].embed_dim and len(model.blocks) == PRESETS[name].depth
+    assert model.spm.stem[0].out_channels == 16
+
+
+def test_unknown_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="size must be one of s, b, l, g, got 'xl'"):
+        build("xl")
 
 
 def test_unknown_override_is_refused() -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from .. import model as presets
 from ..checks import check, facts, probes, table
 from ..costs import cost
 from ..images import MAX_BATCH
+from ..model import PRESETS
+from ..model.vit_adapter import vit_adapter
 from ..ops._backends import NAMES
 from .options import add_size, whole_number
 
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     task.add_argument(
         "--cost",
-        choices=tuple(presets.PRESETS),
+        choices=tuple(PRESETS),
         help="print what a forward pass of this model costs in training, box by box, from shapes "
         "alone",
     )
@@ -80,7 +81,7 @@ def _print_cost(console: Any, name: str, hw: tuple[int, int], batch: int) -> int
     from rich.table import Table
 
     with torch.device("meta"):
-        model = getattr(presets, f"vit_adapter_{name}")().train()
+        model = vit_adapter(name).train()
     costs = cost(model, hw, batch)
     images = "1 image" if batch == 1 else f"{batch} images"
     grid = Table(

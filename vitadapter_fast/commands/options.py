@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from .. import model as presets
 from ..images import MAX_SIZE, MIN_SIZE
 from ..model.config import PRESETS
-from ..model.vit_adapter import VIT_FEATURES, ViTAdapter
+from ..model.vit_adapter import VIT_FEATURES, ViTAdapter, vit_adapter
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
@@ -102,9 +101,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def model_of(args: argparse.Namespace) -> ViTAdapter:
     """Return the model that parsed options name, without its weights."""
-    build = getattr(presets, f"vit_adapter_{args.model}")
-    model: ViTAdapter = build(vit_features=args.vit_features)
-    return model
+    return vit_adapter(args.model, vit_features=args.vit_features)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -18,6 +18,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..files import replacing
+from ..model.config import PRESETS
 from .files import listing, read_file
 from .formats import official_problems, recognize, vit_size
 from .read import home_expanded, read_checkpoint
@@ -26,11 +27,9 @@ from .shards import is_part_of_several
 DEFAULT_URL = "https://dl.fbaipublicfiles.com/dinov2"
 URL_VARIABLE = "VITADAPTER_DINOV2_URL"
 
-_NAME = re.compile(r"(dinov2_vit([sblg])14)(_reg)?")
+_NAME = re.compile(rf"(dinov2_vit([{''.join(PRESETS)}])14)(_reg)?")
 # pathlib makes one slash of two. A drive of Windows has one letter.
 _ADDRESS = re.compile(r"(\w\w+):/+(.+)", re.DOTALL)
-# (embed_dim, depth) of each model.
-_SIZES = {"s": (384, 12), "b": (768, 12), "l": (1024, 24), "g": (1536, 40)}
 # (bytes, sha256), as mirrors of the files report them, so a difference only warns.
 _KNOWN = {
     "dinov2_vits14": (
@@ -86,13 +85,13 @@ def official_model(name: str) -> OfficialModel | None:
     match = _NAME.fullmatch(name)
     if match is None:
         return None
-    embed_dim, depth = _SIZES[match[2]]
-    return OfficialModel(name, match[1], embed_dim, depth, match[3] is not None)
+    preset = PRESETS[match[2]]
+    return OfficialModel(name, match[1], preset.embed_dim, preset.depth, match[3] is not None)
 
 
 def official_names() -> list[str]:
     """Return all names that ``official_model`` knows."""
-    return [f"dinov2_vit{size}14{end}" for size in _SIZES for end in ("", "_reg")]
+    return [f"dinov2_vit{size}14{end}" for size in PRESETS for end in ("", "_reg")]
 
 
 def is_address(name: str) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..model.config import PRESETS
 from .files import listing
 
 Format = Literal["official", "hf", "timm", "converted", "upstream"]
@@ -69,7 +70,7 @@ _HEAD = re.compile(r"(\w+_)?heads?(_\w+)?\.|(fc_norm|pre_logits|attn_pool|classi
 # Names of a SwiGLU's gate, value and output where the first two are not one matrix: xformers and
 # DINOv3; timm. In LLaMA's w1, w3, w2 the second and third change places, which shapes tell.
 _SWIGLU_PARTS = (("w1", "w2", "w3"), ("w1", "w3", "w2"), ("fc1_g", "fc1_x", "fc2"))
-_MODELS = {(384, 12): "S", (768, 12): "B", (1024, 24): "L", (1536, 40): "g"}
+_SIZES = {(preset.embed_dim, preset.depth): name for name, preset in PRESETS.items()}
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,14 @@ class ViTSize:
     @property
     def builder(self) -> str | None:
         """Name of the function that builds an adapter of a published model, else None."""
-        model = _MODELS.get((self.embed_dim, self.depth))
-        return f"vit_adapter_{model.lower()}" if model else None
+        size = _SIZES.get((self.embed_dim, self.depth))
+        return f"vit_adapter_{size}" if size else None
 
     def __str__(self) -> str:
         """Return the model's name with its sizes."""
-        model = _MODELS.get((self.embed_dim, self.depth))
-        name = f"ViT-{model}" if model else "ViT"
+        size = _SIZES.get((self.embed_dim, self.depth))
+        # As its authors write them: S, B, L and g.
+        name = f"ViT-{size if size == 'g' else size.upper()}" if size else "ViT"
         return f"{name} (embed_dim {self.embed_dim}, {self.depth} blocks)"
 
 
