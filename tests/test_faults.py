@@ -36,7 +36,7 @@ def attend(backend: str | None = None) -> Tensor:
 def run(code: str, *arguments: Any, status: int = 0, folder: Path = ROOT) -> Any:
     """Run code in a process of its own, which must end with this status."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
     environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     assert done.returncode == status, done.stderr[-3000:]
@@ -57,7 +57,7 @@ def test_readme_and_tests_name_the_same_faults() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sets limits as Linux knows them")
 def test_out_of_memory_in_forward_or_backward() -> None:
-    program = Path(__file__).with_name("out_of_memory.py").read_text()
+    program = (Path(__file__).parent / "helpers" / "out_of_memory.py").read_text()
     *moments, in_forward, in_backward = json.loads(run(program).stdout)
     # Once in 40 runs the heap happens to hold what is left of a step.
     outcomes = [moment for moment in moments if moment is not None]
@@ -122,7 +122,7 @@ assert main(["configs"]) == 1
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
 def test_disk_full(tmp_path: Path) -> None:
-    """For conversions see test_convert.py."""
+    """For conversions see commands/test_convert.py."""
     done = run(DISK_FULL, folder=tmp_path)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     for name, each in zip(["photo.png", *["maps.safetensors"] * 2], errors, strict=False):
@@ -133,7 +133,7 @@ def test_disk_full(tmp_path: Path) -> None:
 def test_one_photo_of_many_unreadable_or_without_room(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """For what else can fail see test_cli.py."""
+    """For what else can fail see commands/test_cli.py."""
     pytest.importorskip("rich", reason="needs the [cli] extra")
     bad, good = tmp_path / "bad.jpg", ROOT / "vitadapter_fast" / "data" / "blood_cells.jpg"
     argv = ["features", str(bad), str(good), "--out", str(tmp_path), "--size", "96"]
@@ -172,7 +172,7 @@ def test_checkpoint_unreadable_cut_short_or_empty(
 
 
 def test_checkpoint_does_not_fit_or_holds_several(tmp_path: Path) -> None:
-    """Each hint, set and shard: test_checkpoint_hints.py, _choice.py and _forms.py."""
+    """Each hint, set and shard: weights/test_hints.py, test_choice.py and test_forms.py."""
     half, several = tmp_path / "model-00001-of-00002.safetensors", tmp_path / "several.pth"
     swiglu = saved(official(is_swiglu=True), tmp_path / "swiglu.pth")
     saved(official(), half)

@@ -16,7 +16,7 @@ from typing import Any
 
 import atheris
 
-sys.path[:0] = [str(Path(__file__).parents[1])]
+sys.path[:0] = [str(Path(__file__).parents[1] / "helpers")]
 with atheris.instrument_imports(
     include=["vitadapter_fast", "torch.serialization", "torch._weights_only_unpickler", "zipfile"]
 ):

@@ -26,7 +26,7 @@ SHALLOW = {
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_exports_for_one_size(name):
     with torch.device("meta"):
-        model = getattr(vf, f"vit_adapter_{name}")().eval()
+        model = vf.vit_adapter(name).eval()
     program = export_program(model, (224, 288))
     counts = Counter(
         str(node.target).split(".")[1]
@@ -45,7 +45,7 @@ def test_preset_exports_for_one_size(name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_exports_for_all_sizes(name):
     with torch.device("meta"):
-        model = getattr(vf, f"vit_adapter_{name}")(**SHALLOW).eval()
+        model = vf.vit_adapter(name, **SHALLOW).eval()
     graph = export_program(model).graph
     *_, image = (node.meta["val"] for node in graph.nodes if node.op == "placeholder")
     maps = [node.meta["val"] for node in graph.output_node().args[0]]

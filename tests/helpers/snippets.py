@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 # Stands in for a program: notes its arguments. Python runs this library, and nothing else.
 _PROGRAM = f"""#!{sys.executable}

@@ -35,7 +35,7 @@ def small(**overrides: Any) -> vf.ViTAdapter:
 
 def on_meta(preset: str, **overrides: Any) -> vf.ViTAdapter:
     with torch.device("meta"):
-        model: vf.ViTAdapter = getattr(vf, f"vit_adapter_{preset}")(**overrides)
+        model = vf.vit_adapter(preset, **overrides)
     return model
 
 

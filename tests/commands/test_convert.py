@@ -32,7 +32,7 @@ from torch import Tensor
 from vitadapter_fast.commands.convert import main
 from vitadapter_fast.weights import files, load_checkpoint, resample_patch_kernel
 
-SCRIPT = Path(__file__).parents[1] / "convert_14to16.py"
+SCRIPT = Path(__file__).parents[2] / "convert_14to16.py"
 
 
 def converted_by_the_original(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vitadapter_fast import ViTAdapter
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 KEY_LISTS: dict[str, dict[str, list[int]]] = json.loads(
     gzip.decompress((DATA / "checkpoint_keys" / "checkpoint_keys.json.gz").read_bytes())
 )
