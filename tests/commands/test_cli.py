@@ -260,8 +260,9 @@ def test_missing_extra_names_the_remedy(capsys, monkeypatch):
             raise ModuleNotFoundError("No module named 'rich'", name=name)
         return real(name, *args, **kwargs)
 
-    for name in ("features", "features_report"):
-        monkeypatch.delitem(sys.modules, f"vitadapter_fast.{name}", raising=False)
+    package = "vitadapter_fast.commands.features"
+    for name in (package, f"{package}.command", f"{package}.report"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(builtins, "__import__", without_rich)
     assert cli.main(["features"]) == 1
     assert capsys.readouterr().err == (

@@ -71,7 +71,7 @@ def assert_close(
     *,
     slack: float = 1.0,
 ) -> None:
-    """Raise AssertionError unless a result is as close to the truth as it must be.
+    """Raise unless a result is as close to the truth as it must be.
 
     Args:
         got: The result.
@@ -80,8 +80,14 @@ def assert_close(
         what: Its name, for the message.
         more: What it may be off beyond its budget.
         slack: Factor of the budget.
+
+    Raises:
+        AssertionError: It is further off, or has another shape; also where Python drops asserts.
     """
-    assert got.shape == truth.shape, f"{what}: shape {tuple(got.shape)}, not {tuple(truth.shape)}"
+    if got.shape != truth.shape:
+        raise AssertionError(f"{what}: shape {tuple(got.shape)}, not {tuple(truth.shape)}")
     error = max_err(got, truth)
     allowed = slack * budget(reference, truth, got.dtype) + more
-    assert error <= allowed, f"{what}: error {error:.3g} exceeds {allowed:.3g}"
+    # Not >: a NaN must fail.
+    if not error <= allowed:
+        raise AssertionError(f"{what}: error {error:.3g} exceeds {allowed:.3g}")
