@@ -71,7 +71,7 @@ gpu-build:  ## the kernels for the card that is here, in place: python -m reads 
 	$(PYTHON) -m vitadapter_fast info --check
 
 gpu-test:  ## cheap ones first: what only a device shows, every shape, windows and the model in Triton
-	$(ON_DEVICE) $(OPERATORS) tests/model/test_model_device.py tests/test_checkpoint.py --junitxml=build/gpu/behavior.xml \
+	$(ON_DEVICE) $(OPERATORS) tests/model/test_model_device.py tests/weights/test_load.py --junitxml=build/gpu/behavior.xml \
 	  -k "not triton and not output_and_gradients and not memcheck"
 	$(ON_DEVICE) $(OPERATORS) --junitxml=build/gpu/shapes.xml -k "not triton and output_and_gradients"
 	$(ON_DEVICE) tests/ops/test_window_attention_device.py tests/ops/test_cuda_device.py \

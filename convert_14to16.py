@@ -4,7 +4,7 @@
 
 import sys
 
-from vitadapter_fast.convert import main
+from vitadapter_fast.commands.convert import main
 
 if __name__ == "__main__":
     sys.exit(main())

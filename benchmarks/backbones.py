@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from worker import PASSES, Spec, Workload
 
-from vitadapter_fast import ViTAdapter, __version__, info
+from vitadapter_fast import ViTAdapter, __version__
+from vitadapter_fast.costs import cost
 from vitadapter_fast.model.config import PRESETS
 
 OURS, PLAIN, SDPA = "vitadapter_fast", "plain PyTorch", "plain PyTorch + SDPA"
@@ -94,10 +95,10 @@ def build(spec: Spec) -> Workload:
         with torch.no_grad(), torch.autocast(spec.device, dtype=low, enabled=is_low), recorded:
             adapter.eval()(image[0])
         run = lambda passes, index: recorded.run()  # noqa: E731
-    cost = info.cost(adapter, size, batch).total
-    flops = {PASSES[0]: cost.flops, PASSES[1]: 3 * cost.flops}
+    total = cost(adapter, size, batch).total
+    flops = {PASSES[0]: total.flops, PASSES[1]: 3 * total.flops}
     # Backward reads what forward read and wrote, and writes gradients.
-    moved = {PASSES[0]: cost.bytes_moved, PASSES[1]: 3 * cost.bytes_moved}
+    moved = {PASSES[0]: total.bytes_moved, PASSES[1]: 3 * total.bytes_moved}
     if spec.contender in (TIMM, ARITHMETIC):
         flops, moved = {}, {}
     return Workload(version, check, run, batch, flops, moved, limit="sum")

@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1] / "tests")]
+_HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(_HERE), str(_HERE.parent / "tests" / "helpers")]
 
 from cases import AttnCase, make_inputs  # noqa: E402
 from cuda_path import cuda_path  # noqa: E402

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1] / "tests")]
+_HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(_HERE), str(_HERE.parent / "tests" / "helpers")]
 # For the processes, which import by name what this one does.
 os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
 
@@ -23,7 +24,7 @@ from session import Session, verdict  # noqa: E402
 from worker import Failed  # noqa: E402
 
 import vitadapter_fast  # noqa: E402
-from vitadapter_fast import info  # noqa: E402
+from vitadapter_fast import checks  # noqa: E402
 
 _NOTES = pytest.StashKey[list[str]]()
 _RESULTS = pytest.StashKey[Results]()
@@ -160,7 +161,7 @@ def _machine(config: pytest.Config) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "vitadapter_fast": vitadapter_fast.__version__,
-        "cpu_isa": fact("the instruction set", lambda: info.facts().get("CPU instruction set")),
+        "cpu_isa": fact("the instruction set", lambda: checks.facts().get("CPU instruction set")),
         "scale": config.option.scale,
     }
     return facts | ({"cuda": torch.version.cuda} if device == "cuda" else {})

@@ -14,8 +14,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from report import OURS, Result, Run  # noqa: E402
 
-from vitadapter_fast import info  # noqa: E402
-from vitadapter_fast.cost import BOXES  # noqa: E402
+from vitadapter_fast.costs import BOXES, cost  # noqa: E402
 from vitadapter_fast.model.config import PRESETS  # noqa: E402
 
 _COLORS = {
@@ -216,7 +215,7 @@ def boxes(run: Run) -> Figure | None:
     kinds = {"flops": "FLOPs", "bytes_moved": "bytes moved", "saved_bytes": "bytes saved"}
     with torch.device("meta"):
         models = {name: ViTAdapter(**PRESETS[name].model_kwargs()) for name in PRESETS}
-    costs = {name: info.cost(model.train(), 1024) for name, model in models.items()}
+    costs = {name: cost(model.train(), 1024) for name, model in models.items()}
     palette = ["#edae49", "#66a182", "#d1495b", "#30638e", "#7798ab", "#9c89b8", "#8d99ae"]
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(10, 4), sharey=True)
@@ -224,9 +223,9 @@ def boxes(run: Run) -> Figure | None:
             bottom = [0.0] * len(costs)
             for index, box in enumerate(BOXES):
                 shares = []
-                for cost in costs.values():
-                    total = getattr(cost.total, field)
-                    part = next(each for each in cost.boxes if each.name == box)
+                for each in costs.values():
+                    total = getattr(each.total, field)
+                    part = next(part for part in each.boxes if part.name == box)
                     shares.append(100 * getattr(part, field) / total)
                 axis.bar(list(costs), shares, bottom=bottom, color=palette[index], label=box)
                 bottom = [a + b for a, b in zip(bottom, shares, strict=True)]

@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1] / "tests")]
+_HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(_HERE), str(_HERE.parent / "tests" / "helpers")]
 
 from limits import device_name  # noqa: E402
 from worker import PASSES, Spec  # noqa: E402

@@ -7,7 +7,6 @@ Of the form that pytest-benchmark writes at the end, which it does not reach whe
 
 import json
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -24,10 +23,12 @@ _FOLDER = Path(__file__).parent / "results"
 
 def write_whole(path: Path, text: str) -> None:
     """Replace a file as a whole: whoever reads it meanwhile sees the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
+    # Here, for it brings torch, which reports of finished runs do without.
+    from vitadapter_fast.files import make_folder, replacing
+
+    make_folder(path.parent, OSError)
+    with replacing(path, OSError) as part:
+        part.write_text(text)
 
 
 class Results:

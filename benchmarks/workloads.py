@@ -24,11 +24,11 @@ from cases import (
     query_centers,
 )
 from peers import Peer, attention_peers
-from tolerance import assert_close, budget, max_err
 from torch import Tensor
 from worker import PASSES, Spec, Workload
 
 from vitadapter_fast import __version__, ops
+from vitadapter_fast.checks.tolerance import assert_close, budget, max_err
 from vitadapter_fast.model.config import PRESETS
 from vitadapter_fast.ops.window_attention.reference import merge_windows, partition_windows
 

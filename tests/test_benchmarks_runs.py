@@ -77,7 +77,7 @@ def start(folder: Path, fakes: str) -> subprocess.Popen[str]:
     (folder / "sitecustomize.py").write_text(fakes)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--scale", "smoke"]
     command += ["--threads", "1", f"--benchmark-json={folder / 'out.json'}"]
-    path = [folder, ROOT, ROOT / "benchmarks", ROOT / "tests"]
+    path = [folder, ROOT, ROOT / "benchmarks", ROOT / "tests" / "helpers"]
     # A worker of xdist times nothing.
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     env |= {"PYTHONPATH": os.pathsep.join(map(str, path)), "PIDS": str(folder / "pids")}

@@ -73,7 +73,7 @@ def python(script: str) -> str:
         capture_output=True,
         text=True,
         timeout=120,
-        env=os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"},
+        env=os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests / 'helpers'}"},
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout

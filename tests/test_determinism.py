@@ -46,7 +46,7 @@ def digests(threads: int, seed: int, run: int) -> dict[str, str]:
         [sys.executable, "-c", SCRIPT, str(threads), str(seed)],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"},
+        env=os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests / 'helpers'}"},
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from vitadapter_fast import info
+from vitadapter_fast import checks
 from vitadapter_fast.ops import _triton
 from vitadapter_fast.ops._backends import NAMES, name_of
 
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent / "ops"))
 FOLDERS = {"ms_deform_attn_grid": "ms_deform_attn"}
 # GPUs run the attention in Triton, and torch's own batch norm.
 EMPTY = {("window_attention", "cuda"), ("batch_norm", "cuda"), ("batch_norm", "triton")}
-CELLS = [(op, b) for op in info.probes() for b in NAMES if (op, b) not in EMPTY]
+CELLS = [(op, b) for op in checks.probes() for b in NAMES if (op, b) not in EMPTY]
 
 
 def backend_modules(op: str) -> Any:
@@ -53,7 +53,7 @@ def test_cell_runs_and_is_right(op: str, backend: str, monkeypatch: pytest.Monke
         monkeypatch.setattr(
             module, name, lambda *args, run=run, name=name: ran.append(name) or run(*args)
         )
-    assert info.check(info.probes()[op], backend, torch.float32) <= 1
+    assert checks.check(checks.probes()[op], backend, torch.float32) <= 1
     assert {"forward", "backward"} <= set(ran)
 
 
@@ -61,6 +61,6 @@ def test_cell_runs_and_is_right(op: str, backend: str, monkeypatch: pytest.Monke
 def test_empty_cell_names_the_backends_that_there_are(op: str, backend: str) -> None:
     found = {name_of(module) for module in backend_modules(op)}
     assert found == set(NAMES) - {name for folder, name in EMPTY if folder == op}
-    reason = str(info.why_not(op, info.probes()[op], backend))
+    reason = str(checks.why_not(op, checks.probes()[op], backend))
     assert reason.startswith(f"has no backend '{backend}', only ")
     assert all(name in reason for name in found)

@@ -18,11 +18,12 @@ import torch
 from checkpoint_cases import official, saved, tiny_model
 from torch import Tensor
 
-from vitadapter_fast import BackendUnavailable, CheckpointError, cli
-from vitadapter_fast.checkpoint import load_checkpoint
+from vitadapter_fast import BackendUnavailable, CheckpointError
+from vitadapter_fast.commands import cli
 from vitadapter_fast.native import cuda_device, extension
 from vitadapter_fast.ops import _cuda, _triton, window_attention
 from vitadapter_fast.ops.window_attention import cpu
+from vitadapter_fast.weights import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 QKV = torch.randn(1, 4, 3, 2, 8, generator=torch.Generator().manual_seed(0))
@@ -36,7 +37,7 @@ def attend(backend: str | None = None) -> Tensor:
 def run(code: str, *arguments: Any, status: int = 0, folder: Path = ROOT) -> Any:
     """Run code in a process of its own, which must end with this status."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
     environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     assert done.returncode == status, done.stderr[-3000:]
@@ -57,7 +58,7 @@ def test_readme_and_tests_name_the_same_faults() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sets limits as Linux knows them")
 def test_out_of_memory_in_forward_or_backward() -> None:
-    program = Path(__file__).with_name("out_of_memory.py").read_text()
+    program = (Path(__file__).parent / "helpers" / "out_of_memory.py").read_text()
     *moments, in_forward, in_backward = json.loads(run(program).stdout)
     # Once in 40 runs the heap happens to hold what is left of a step.
     outcomes = [moment for moment in moments if moment is not None]
@@ -73,8 +74,8 @@ def test_out_of_memory_in_forward_or_backward() -> None:
 
 INTERRUPTED = """
 import os, signal, sys, time
-from vitadapter_fast import checkpoint_files
-from vitadapter_fast.convert import main
+from vitadapter_fast.weights import files
+from vitadapter_fast.commands.convert import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off
 
@@ -84,7 +85,7 @@ def save(tensors, file):
     os.kill(os.getpid(), getattr(signal, sys.argv[1]))
     time.sleep(60)
 
-checkpoint_files.torch.save = save
+files.torch.save = save
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -100,15 +101,13 @@ def test_conversion_interrupted(name: str, status: int, left: int, tmp_path: Pat
     ]
     assert len(parts) == left
     assert names_in(tmp_path) == [*parts, "vit.pth"]
-    run(
-        "import sys; from vitadapter_fast.convert import main; sys.exit(main(sys.argv[1:]))", source
-    )
+    run("from vitadapter_fast.commands.convert import main; raise SystemExit(main())", source)
     assert names_in(tmp_path) == [*parts, "vit.pth", "vit_14to16.pth"]
 
 
 DISK_FULL = """
 import os, resource, sys
-from vitadapter_fast.cli import main
+from vitadapter_fast.commands.cli import main
 
 arguments = ["features", "--device", "cpu", "--size", "96"]
 for max_bytes, file in ((50_000, "photo.png"), (600_000, "maps.safetensors")):
@@ -124,7 +123,7 @@ assert main(["configs"]) == 1
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
 def test_disk_full(tmp_path: Path) -> None:
-    """For conversions see test_convert.py."""
+    """For conversions see commands/test_convert.py."""
     done = run(DISK_FULL, folder=tmp_path)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     for name, each in zip(["photo.png", *["maps.safetensors"] * 2], errors, strict=False):
@@ -135,7 +134,7 @@ def test_disk_full(tmp_path: Path) -> None:
 def test_one_photo_of_many_unreadable_or_without_room(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """For what else can fail see test_cli.py."""
+    """For what else can fail see commands/test_cli.py."""
     pytest.importorskip("rich", reason="needs the [cli] extra")
     bad, good = tmp_path / "bad.jpg", ROOT / "vitadapter_fast" / "data" / "blood_cells.jpg"
     argv = ["features", str(bad), str(good), "--out", str(tmp_path), "--size", "96"]
@@ -174,7 +173,7 @@ def test_checkpoint_unreadable_cut_short_or_empty(
 
 
 def test_checkpoint_does_not_fit_or_holds_several(tmp_path: Path) -> None:
-    """Each hint, set and shard: test_checkpoint_hints.py, _choice.py and _forms.py."""
+    """Each hint, set and shard: weights/test_hints.py, test_choice.py and test_forms.py."""
     half, several = tmp_path / "model-00001-of-00002.safetensors", tmp_path / "several.pth"
     swiglu = saved(official(is_swiglu=True), tmp_path / "swiglu.pth")
     saved(official(), half)

@@ -9,10 +9,10 @@ import vitadapter_fast
 
 # What tells which object or memory it is, and why it cannot go stale.
 IDENTITY = {
-    "cost.py": {"_cdata", "id"},  # within one call, of what it keeps alive during it
+    "costs/cost.py": {"_cdata", "id"},  # within one call, of what it keeps alive during it
     # Of tensors on a device, as the module says: see integrations/test_level_sizes.py.
     "integrations/deformable_detr.py": {"WeakTensorKeyDictionary", "_version", "data_ptr"},
-    "checkpoint_choice.py": {"id"},  # within one call, of what a file's dict holds
+    "weights/choice.py": {"id"},  # within one call, of what a file's dict holds
     "model/captured.py": {"data_ptr"},  # of weights, asked at every call
     "ops/_backends.py": {"data_ptr"},  # its alignment, asked at every call
     "native/memory.py": {"data_ptr"},  # to ask for its pages at once

@@ -60,3 +60,11 @@ except ImportError as error:
     told = run(code)
     assert f"vitadapter_fast.integrations.{module} needs {framework}" in told
     assert "pip install" in told
+
+
+def test_modules_that_the_readme_names_have_what_it_says() -> None:
+    from vitadapter_fast import checkpoint, checks, costs, info, weights
+
+    assert checkpoint.load_checkpoint is weights.load_checkpoint
+    assert set(checkpoint.__all__) == set(weights.__all__)
+    assert info.cost is costs.cost and info.probes is checks.probes

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The library reaches for no network unasked and writes only what it is asked to.
 
-That no code in a checkpoint runs, see test_checkpoint_files.py.
+That no code in a checkpoint runs, see weights/test_read.py.
 """
 
 import json
@@ -29,7 +29,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     places = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR", "TORCH_HOME")
     environment = {**os.environ, **dict.fromkeys(places, str(home))}
     environment |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    program = Path(__file__).with_name("audited.py")
+    program = Path(__file__).parent / "helpers" / "audited.py"
     done = subprocess.run(
         [sys.executable, program], cwd=home, env=environment, capture_output=True, text=True
     )

@@ -4,6 +4,9 @@
 
 from .errors import BackendUnavailable, CheckpointError
 from .model import ViTAdapter, vit_adapter_b, vit_adapter_g, vit_adapter_l, vit_adapter_s
+
+# Not from .model, where a module has this name.
+from .model.vit_adapter import vit_adapter
 from .native.memory import keep_freed_memory
 from .ops import backend, ms_deform_attn, ms_deform_attn_grid, patch_embed, tuning
 from .version import __version__
@@ -19,6 +22,7 @@ __all__ = [
     "ms_deform_attn_grid",
     "patch_embed",
     "tuning",
+    "vit_adapter",
     "vit_adapter_b",
     "vit_adapter_g",
     "vit_adapter_l",

@@ -11,5 +11,9 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be read, recognized or loaded; the message lists every reason."""
 
 
+class CommandError(Exception):
+    """A request that cannot be met; the message is for the person at the terminal."""
+
+
 class ExportError(RuntimeError):
     """A model cannot be exported, or the file written disagrees with it; the message says why."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import atheris
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "ops")]
+sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("helpers", "ops")]
 with atheris.instrument_imports(include=["test_bindings", "examples"]):
     import test_bindings
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import atheris
 
-sys.path[:0] = [str(Path(__file__).parents[1])]
+sys.path[:0] = [str(Path(__file__).parents[1] / "helpers")]
 with atheris.instrument_imports(
     include=["vitadapter_fast", "torch.serialization", "torch._weights_only_unpickler", "zipfile"]
 ):
@@ -24,7 +24,7 @@ with atheris.instrument_imports(
     from checkpoint_cases import Payload, as_hf, as_timm, saved, tiny_model
 
     from vitadapter_fast import CheckpointError
-    from vitadapter_fast.checkpoint import convert_14to16, load_checkpoint, read_checkpoint
+    from vitadapter_fast.weights import convert_14to16, load_checkpoint, read_checkpoint
 
 SUFFIXES = (".pth", ".safetensors")
 FORBIDDEN = ("os.", "shutil.", "socket.", "subprocess.", "ctypes.dlopen", "ftplib.", "urllib.")

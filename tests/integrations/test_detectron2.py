@@ -25,7 +25,7 @@ from detectron2.solver import LRMultiplier, get_default_optimizer_params  # noqa
 from fvcore.common.param_scheduler import ConstantParamScheduler  # noqa: E402
 
 import vitadapter_fast  # noqa: E402
-from vitadapter_fast.configs import config_path  # noqa: E402
+from vitadapter_fast.commands.configs import config_path  # noqa: E402
 from vitadapter_fast.integrations.detectron2 import (  # noqa: E402
     ViTAdapter,
     add_vit_adapter_config,

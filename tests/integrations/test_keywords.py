@@ -19,6 +19,8 @@ KEYWORDS_ARE_DATA = {
     f"vitadapter_fast.model.config.check_{name}"
     for name in ("counts", "numbers", "rates", "ratios")
 }
+# Python would miss these first.
+REQUIRED = {"vitadapter_fast.model.vit_adapter.vit_adapter": {"size": "s"}}
 
 
 def public_modules() -> Iterator[ModuleType]:
@@ -89,4 +91,4 @@ def test_public_callables_for_a_framework_are_found(framework: str, wanted: str)
 def test_unknown_keyword_is_refused_by_name(name: str) -> None:
     """Without other arguments: Python, too, tells an unknown keyword before a missing argument."""
     with pytest.raises(TypeError, match=f"{UNKNOWN}|takes no (keyword )?arguments"):
-        CALLABLES[name](**{UNKNOWN: None})
+        CALLABLES[name](**REQUIRED.get(name, {}), **{UNKNOWN: None})

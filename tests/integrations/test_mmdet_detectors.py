@@ -22,7 +22,7 @@ from mmengine.hooks import Hook  # noqa: E402
 from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.runner import Runner, load_checkpoint  # noqa: E402
 
-from vitadapter_fast.configs import config_path  # noqa: E402
+from vitadapter_fast.commands.configs import config_path  # noqa: E402
 from vitadapter_fast.integrations.mmdet import ViTAdapter  # noqa: E402
 from vitadapter_fast.model import PRESETS  # noqa: E402
 

@@ -20,7 +20,7 @@ from mmseg.registry import MODELS  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
 from mmseg.utils import register_all_modules  # noqa: E402
 
-from vitadapter_fast.configs import config_path  # noqa: E402
+from vitadapter_fast.commands.configs import config_path  # noqa: E402
 from vitadapter_fast.integrations.mmdet import ViTAdapter  # noqa: E402
 from vitadapter_fast.model import PRESETS  # noqa: E402
 

@@ -12,7 +12,7 @@ from checkpoint_cases import published_size, saved
 from snippets import Block, run_python, run_shell, runs
 from torch.distributed.run import get_args_parser
 
-from vitadapter_fast.configs import config_path
+from vitadapter_fast.commands.configs import config_path
 
 
 @pytest.fixture(autouse=True)

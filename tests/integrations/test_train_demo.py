@@ -14,7 +14,7 @@ from PIL import Image
 pytest.importorskip("torchvision")
 pytest.importorskip("pycocotools")
 
-from vitadapter_fast.features_photos import CommandError  # noqa: E402
+from vitadapter_fast.errors import CommandError  # noqa: E402
 from vitadapter_fast.integrations.train_demo import (  # noqa: E402
     Settings,
     build_detector,

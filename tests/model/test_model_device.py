@@ -148,7 +148,7 @@ def test_model_runs_under_each_spelling_of_tf32(switch: str) -> None:
     """In a process of its own: the two interfaces must not be mixed."""
     if "fp32_precision" in switch and not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
         pytest.skip("this torch has no such switch")
-    folder = Path(__file__).parents[1]
+    folder = Path(__file__).parents[1] / "helpers"
     code = f"import sys; sys.path.insert(0, {str(folder)!r})\n" + SWITCHES.format(switch=switch)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -25,7 +25,7 @@ GLOBAL_BLOCKS = {
 
 
 def build(name: str, **overrides: Any) -> ViTAdapter:
-    return getattr(vitadapter_fast, f"vit_adapter_{name}")(**overrides)
+    return vitadapter_fast.vit_adapter(name, **overrides)
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -82,6 +82,19 @@ def test_override_replaces_the_preset_value() -> None:
     assert model.spm.stem[0].out_channels == 16
 
 
+@pytest.mark.parametrize("name", COUNTS)
+def test_every_preset_has_a_function_of_its_own(name: str) -> None:
+    with torch.device("meta"):
+        model = getattr(vitadapter_fast, f"vit_adapter_{name}")(conv_inplane=16)
+    assert model.embed_dim == PRESETS[name].embed_dim and len(model.blocks) == PRESETS[name].depth
+    assert model.spm.stem[0].out_channels == 16
+
+
+def test_unknown_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="size must be one of s, b, l, g, got 'xl'"):
+        build("xl")
+
+
 def test_unknown_override_is_refused() -> None:
     with pytest.raises(TypeError, match="conv_inplanes"):
         build("s", conv_inplanes=16)
@@ -92,7 +105,7 @@ def test_pretrained_path_is_loaded_into_the_model(
 ) -> None:
     calls: list[tuple[Any, Any]] = []
     fake = SimpleNamespace(load_checkpoint=lambda *args, **_: calls.append(args))
-    monkeypatch.setitem(sys.modules, "vitadapter_fast.checkpoint", fake)
+    monkeypatch.setitem(sys.modules, "vitadapter_fast.weights", fake)
     model = tiny(pretrained="weights.pth")
     assert calls == [(model, "weights.pth")]
 
@@ -100,7 +113,7 @@ def test_pretrained_path_is_loaded_into_the_model(
 def test_preset_loads_its_pretrained_path(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, Any]] = []
     fake = SimpleNamespace(load_checkpoint=lambda *args, **_: calls.append(args))
-    monkeypatch.setitem(sys.modules, "vitadapter_fast.checkpoint", fake)
+    monkeypatch.setitem(sys.modules, "vitadapter_fast.weights", fake)
     with torch.device("meta"):
         model = vitadapter_fast.vit_adapter_s("weights.pth")
     assert calls == [(model, "weights.pth")]

@@ -9,7 +9,6 @@ model before it appears.
 """
 
 from ..errors import ExportError
-from ._command import add_arguments, run
 from ._onnx import export_onnx
 from ._parity import Parity
 from ._program import export_program
@@ -18,9 +17,7 @@ from ._pt2 import export_pt2
 __all__ = [
     "ExportError",
     "Parity",
-    "add_arguments",
     "export_onnx",
     "export_program",
     "export_pt2",
-    "run",
 ]

@@ -3,12 +3,12 @@
 """A path in; files that appear there complete, or not at all, out."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ExportError
+from ..files import replacing_with_others
 
 
 @contextmanager
@@ -33,14 +33,5 @@ def appearing(path: str | os.PathLike[str]) -> Iterator[Path]:
             f"{path}: cannot be written: the libraries that write it take paths of UTF-8 text "
             "alone; choose such a path, and move the file afterward"
         ) from None
-    try:
-        # In the target's folder, because only within one file system is a replacement atomic.
-        with tempfile.TemporaryDirectory(
-            prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent
-        ) as folder:
-            yield Path(folder) / path.name
-            others = sorted(each for each in Path(folder).iterdir() if each.name != path.name)
-            for each in (*others, Path(folder) / path.name):  # the one that names the others last
-                os.replace(each, path.with_name(each.name))
-    except OSError as error:
-        raise ExportError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with replacing_with_others(path, ExportError) as part:
+        yield part

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch.export import Dim, ExportedProgram
 
-from ..command import is_whole
+from ..images import is_whole
 from ..model import ViTAdapter
 from ..model.grid import SIZE_MULTIPLE
 from ..model.vit import Attention

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import model as models
+from ..images import MEAN, STD
 from ..model import PRESETS
 from ..optim import layer_of
 from ._common import MODEL_KEYWORDS, check_keywords, fix_unused, missing
@@ -26,9 +27,8 @@ except ModuleNotFoundError as error:
 
 # What configs for ResNets call the maps of stride 4, 8, 16, 32.
 OUT_FEATURES = ("res2", "res3", "res4", "res5")
-# Of DINOv2's training: red, green, blue from 0 to 255.
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
+# Of values from 0 to 255.
+PIXEL_MEAN, PIXEL_STD = ([round(255 * each, 3) for each in part] for part in (MEAN, STD))
 
 
 class ViTAdapter(models.ViTAdapter, Backbone):

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from .. import model as models
-from ..checkpoint import PatchMethod, load_checkpoint
 from ..optim import layer_decay_groups
+from ..weights import PatchMethod, load_checkpoint
 from ._common import MODEL_KEYWORDS, check_keywords, check_out_indices, fix_unused, missing
 
 try:

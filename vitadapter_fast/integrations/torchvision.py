@@ -14,21 +14,13 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from .. import model as models
-from ..model import ViTAdapter
+from ..model import PRESETS, ViTAdapter
 from ..model.norm import make_norm
+from ..model.vit_adapter import vit_adapter
 from ._common import MODEL_KEYWORDS, check_keywords
 
 LEVELS = ("0", "1", "2", "3")
 FPN_NORMS = ("none", "GN")
-
-_BUILDERS = {
-    "s": models.vit_adapter_s,
-    "b": models.vit_adapter_b,
-    "l": models.vit_adapter_l,
-    "g": models.vit_adapter_g,
-}
-
 
 # What torchvision's own builders, as fasterrcnn_resnet50_fpn, take and its classes do not.
 _OF_BUILDERS = {
@@ -158,12 +150,12 @@ def _pyramid(
     fpn_norm: str,
 ) -> ViTAdapterFPN:
     if isinstance(backbone, str):
-        if backbone not in _BUILDERS:
+        if backbone not in PRESETS:
             raise ValueError(
-                f"{who}: backbone must be one of {', '.join(_BUILDERS)} or a ViTAdapter, got "
+                f"{who}: backbone must be one of {', '.join(PRESETS)} or a ViTAdapter, got "
                 f"{backbone!r}"
             )
-        backbone = _BUILDERS[backbone](pretrained)
+        backbone = vit_adapter(backbone, pretrained)
     elif pretrained is not None:
         raise ValueError(
             f"{who}: pretrained is for presets, got it with an adapter; give it to ViTAdapter"

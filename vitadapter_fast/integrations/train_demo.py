@@ -22,10 +22,10 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 
-from ..features_files import make_folder, replacing
-from ..features_photos import CommandError
+from ..commands.termination import tidy_termination
+from ..errors import CommandError
+from ..files import make_folder, replacing
 from ..model import ViTAdapter
-from ..termination import tidy_termination
 from .torchvision import faster_rcnn
 from .train_demo_data import (
     Photo,
@@ -257,7 +257,7 @@ def _run(data: Path, out: Path, settings: Settings) -> None:
     from .train_demo_report import draw_detections, draw_losses, print_scores, progress
 
     training, held_out = read_split(data, "train"), read_split(data, "val")
-    make_folder(out)
+    make_folder(out, CommandError)
     detector = build_detector(len(training.classes), settings.seed)
     untrained = evaluate(detector, held_out)
     per_epoch = len(training.photos) // settings.batch
@@ -286,9 +286,9 @@ def _run(data: Path, out: Path, settings: Settings) -> None:
     }
     draw_losses(out / "loss.png", losses, per_epoch)
     draw_detections(out / "detections.png", held_out, detect(detector, held_out.photos))
-    with replacing(out / "detector.safetensors") as part:
+    with replacing(out / "detector.safetensors", CommandError) as part:
         save_file(detector.state_dict(), part)
-    with replacing(out / "results.json") as part:
+    with replacing(out / "results.json", CommandError) as part:
         part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print_scores(
         untrained,

@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from ..features_photos import CommandError
+from ..errors import CommandError
 
 # Of the tables of pycocotools: the first IoU threshold is .5; all sizes; up to 100 detections.
 _AT_50, _ALL_SIZES, _UP_TO_100 = 0, 0, 2

@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from ..features_files import replacing
+from ..errors import CommandError
+from ..files import replacing
 from .train_demo_data import Photo, Scores, Split, Target
 
 _INK, _FAINT = "#16191d", "#6b727b"
@@ -188,5 +189,5 @@ def _means(values: "np.typing.NDArray[np.float64]", width: int) -> "np.typing.ND
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with replacing(path) as part:
+    with replacing(path, CommandError) as part:
         figure.savefig(part, format="png", dpi=_DPI)

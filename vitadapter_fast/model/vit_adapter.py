@@ -38,7 +38,7 @@ from .spatial_prior import SpatialPrior
 from .vit import FFNS, Block
 
 if TYPE_CHECKING:
-    from ..checkpoint import PatchMethod
+    from ..weights import PatchMethod
 
 VIT_FEATURES = ("last", "stages")
 
@@ -246,7 +246,7 @@ class ViTAdapter(nn.Module):
 
         self._init_adapter()
         if pretrained is not None:
-            from ..checkpoint import load_checkpoint
+            from ..weights import load_checkpoint
 
             load_checkpoint(self, pretrained, patch_method=patch_method)
         if frozen_vit:
@@ -359,41 +359,41 @@ class ViTAdapter(nn.Module):
         self.train(self.training)
 
 
-def vit_adapter_s(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:
-    """Build ViT-Adapter-S: 28.0M parameters, 384 channels.
+def vit_adapter(
+    size: str, pretrained: str | os.PathLike[str] | None = None, **overrides: Any
+) -> ViTAdapter:
+    """Build a published model, in training mode, in float32 on the default device.
 
     Args:
-        pretrained: What ``load_checkpoint`` takes (file, folder, name or address), or None.
+        size: "s", "b", "l" or "g".
+        pretrained: What ``load_checkpoint`` takes (file, folder, name or address), or None for
+            random weights.
         **overrides: Keywords of ``ViTAdapter`` that replace the preset's.
-
-    Returns:
-        The model in training mode, in float32 on the default device. Without a checkpoint its
-        weights are random.
 
     Raises:
         TypeError: A keyword is unknown.
-        ValueError: A setting is out of range or disagrees with another.
+        ValueError: There is no such size; a setting is out of range or disagrees with another.
         CheckpointError: ``pretrained`` cannot be read or does not fit.
     """
-    return _build("s", pretrained, overrides)
+    check_choice("size", size, tuple(PRESETS))
+    return ViTAdapter(**{**PRESETS[size].model_kwargs(), "pretrained": pretrained, **overrides})
+
+
+def vit_adapter_s(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:
+    """Build ViT-Adapter-S: 28.0M parameters, 384 channels; all else as ``vit_adapter``."""
+    return vit_adapter("s", pretrained, **overrides)
 
 
 def vit_adapter_b(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:
-    """Build ViT-Adapter-B: 100.4M parameters, 768 channels; all else as ``vit_adapter_s``."""
-    return _build("b", pretrained, overrides)
+    """Build ViT-Adapter-B: 100.4M parameters, 768 channels; all else as ``vit_adapter``."""
+    return vit_adapter("b", pretrained, **overrides)
 
 
 def vit_adapter_l(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:
-    """Build ViT-Adapter-L: 327.8M parameters, 1024 channels; all else as ``vit_adapter_s``."""
-    return _build("l", pretrained, overrides)
+    """Build ViT-Adapter-L: 327.8M parameters, 1024 channels; all else as ``vit_adapter``."""
+    return vit_adapter("l", pretrained, **overrides)
 
 
 def vit_adapter_g(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:
-    """Build ViT-Adapter-g: 1187.1M parameters, 1536 channels; all else as ``vit_adapter_s``."""
-    return _build("g", pretrained, overrides)
-
-
-def _build(
-    name: str, pretrained: str | os.PathLike[str] | None, overrides: dict[str, Any]
-) -> ViTAdapter:
-    return ViTAdapter(**{**PRESETS[name].model_kwargs(), "pretrained": pretrained, **overrides})
+    """Build ViT-Adapter-g: 1187.1M parameters, 1536 channels; all else as ``vit_adapter``."""
+    return vit_adapter("g", pretrained, **overrides)
