@@ -13,7 +13,7 @@ IDENTITY = {
     # Of tensors on a device, as the module says: see integrations/test_level_sizes.py.
     "integrations/deformable_detr.py": {"WeakTensorKeyDictionary", "_version", "data_ptr"},
     "weights/choice.py": {"id"},  # within one call, of what a file's dict holds
-    "model/captured.py": {"data_ptr"},  # of weights, asked at every call
+    "native/captured.py": {"data_ptr"},  # of weights, asked at every call
     "ops/_backends.py": {"data_ptr"},  # its alignment, asked at every call
     "native/memory.py": {"data_ptr"},  # to ask for its pages at once
     "native/extension.py": {"data_ptr"},  # handed to a kernel that runs before the call returns

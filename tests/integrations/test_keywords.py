@@ -20,7 +20,7 @@ KEYWORDS_ARE_DATA = {
     for name in ("counts", "numbers", "rates", "ratios")
 }
 # Python would miss these first.
-REQUIRED = {"vitadapter_fast.model.vit_adapter.vit_adapter": {"size": "s"}}
+REQUIRED = {"vitadapter_fast.model.presets.vit_adapter": {"size": "s"}}
 
 
 def public_modules() -> Iterator[ModuleType]:
@@ -66,7 +66,7 @@ CALLABLES = public_callables()
 
 def test_public_callables_are_found() -> None:
     wanted = {
-        "vitadapter_fast.model.vit_adapter.vit_adapter_s",
+        "vitadapter_fast.model.presets.vit_adapter_s",
         "vitadapter_fast.model.vit_adapter.ViTAdapter.forward",
         "vitadapter_fast.integrations.deformable_detr.MSDeformAttnFunction.apply",
         "vitadapter_fast.ops._backends.backend",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitadapter_fast import ViTAdapter
-from vitadapter_fast.model import captured
+from vitadapter_fast.native import captured
 
 
 class Stand(nn.Module):

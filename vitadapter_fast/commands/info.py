@@ -13,7 +13,7 @@ from ..checks import check, facts, probes, table
 from ..costs import cost
 from ..images import MAX_BATCH
 from ..model import PRESETS
-from ..model.vit_adapter import vit_adapter
+from ..model.presets import vit_adapter
 from ..ops._backends import NAMES
 from .options import add_size, whole_number
 

@@ -11,7 +11,8 @@ import torch
 
 from ..images import MAX_SIZE, MIN_SIZE
 from ..model.config import PRESETS
-from ..model.vit_adapter import VIT_FEATURES, ViTAdapter, vit_adapter
+from ..model.presets import vit_adapter
+from ..model.vit_adapter import VIT_FEATURES, ViTAdapter
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:

@@ -16,7 +16,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ..model import PRESETS, ViTAdapter
 from ..model.norm import make_norm
-from ..model.vit_adapter import vit_adapter
+from ..model.presets import vit_adapter
 from ._common import MODEL_KEYWORDS, check_keywords
 
 LEVELS = ("0", "1", "2", "3")

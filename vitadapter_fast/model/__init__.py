@@ -3,7 +3,8 @@
 """The model: an image goes in, four feature maps come out; one file for each box of the figure."""
 
 from .config import PRESETS, Preset
-from .vit_adapter import ViTAdapter, vit_adapter_b, vit_adapter_g, vit_adapter_l, vit_adapter_s
+from .presets import vit_adapter_b, vit_adapter_g, vit_adapter_l, vit_adapter_s
+from .vit_adapter import ViTAdapter
 
 __all__ = [
     "PRESETS",

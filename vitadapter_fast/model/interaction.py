@@ -2,17 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """ViT tokens and prior tokens in, the same two after one stage out."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .. import fused
 from .extractor import Extractor
 from .grid import Grids
 from .injector import Injector
+from .trunk import recorded
 from .vit import Block
 
 
@@ -25,26 +24,50 @@ class Interaction(nn.Module):
 
     def __init__(
         self,
-        injector: Injector,
-        extractor: Extractor,
-        extra_extractors: Iterable[Extractor],
+        dim: int,
         *,
+        num_heads: int,
+        num_points: int,
+        deform_ratio: float,
+        init_value: float,
+        with_cffn: bool,
+        cffn_ratio: float,
+        drop_path: float,
+        num_extra: int,
         has_frozen_vit: bool,
         with_cp: bool,
     ) -> None:
-        """Join the parts of one stage; its ViT blocks belong to the ViT and come with each call.
+        """Create one stage; its ViT blocks belong to the ViT and come with each call.
 
         Args:
-            injector: Prior into ViT.
-            extractor: ViT into prior.
-            extra_extractors: More extractors after it; the last stage has two.
-            has_frozen_vit: Whether injector and blocks run without recording gradients.
+            dim: Channels of a token.
+            num_heads: Heads of the deformable attention.
+            num_points: Its points for each head and level.
+            deform_ratio: Its value channels, as a share of ``dim``.
+            init_value: Where the injector's gamma starts.
+            with_cffn: Whether extractors have a feed-forward.
+            cffn_ratio: Its hidden channels, as a share of ``dim``.
+            drop_path: Rate at which a sample skips it in training.
+            num_extra: Extractors after the first; the last stage has two.
+            has_frozen_vit: Whether injector and blocks record no gradients where nothing trains.
             with_cp: Whether training recomputes activations instead of keeping them.
         """
         super().__init__()
-        self.injector = injector
-        self.extractor = extractor
-        self.extra_extractors = nn.ModuleList(extra_extractors)
+        attention: dict[str, Any] = {
+            "num_heads": num_heads,
+            "num_points": num_points,
+            "deform_ratio": deform_ratio,
+        }
+        ffn: dict[str, Any] = {
+            "with_cffn": with_cffn,
+            "cffn_ratio": cffn_ratio,
+            "drop_path": drop_path,
+        }
+        self.injector = Injector(dim, **attention, init_value=init_value)
+        self.extractor = Extractor(dim, **attention, **ffn)
+        self.extra_extractors = nn.ModuleList(
+            Extractor(dim, **attention, **ffn) for _ in range(num_extra)
+        )
         self.has_frozen_vit = has_frozen_vit
         self.with_cp = with_cp
 
@@ -69,14 +92,3 @@ class Interaction(nn.Module):
 
     def _run(self, module: nn.Module, *args: Any) -> Tensor:
         return fused.recompute(module, *args) if self.with_cp else module(*args)  # type: ignore[no-any-return]
-
-
-def recorded(x: Tensor, *parts: nn.Module, is_frozen: bool) -> AbstractContextManager[object]:
-    """Record gradients in the block as outside of it, but none of what is frozen and has none."""
-    trains = not is_frozen or x.requires_grad or any(map(has_trained, parts))
-    return torch.set_grad_enabled(torch.is_grad_enabled() and trains)
-
-
-def has_trained(module: nn.Module) -> bool:
-    """Return whether something in ``module`` takes gradients."""
-    return any(parameter.requires_grad for parameter in module.parameters())

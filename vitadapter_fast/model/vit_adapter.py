@@ -1,41 +1,25 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""Image in, four feature maps out: the backbone and its presets."""
+"""Image in, four feature maps out: the backbone."""
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from .. import fused
-from ..fused.maps import tokens_to_map
-from .captured import capture
-from .config import (
-    PRESETS,
-    check_choice,
-    check_counts,
-    check_numbers,
-    check_rates,
-    check_ratios,
-    check_sizes,
-    stage_bounds,
-    windows_of,
-)
-from .deform_attn import DeformAttn
-from .extractor import Extractor
-from .grid import STRIDES, Grids, check_image, crop_maps, grids_of, pad_image, split_prior
-from .injector import Injector
-from .interaction import Interaction, has_trained, recorded
+from ..native.captured import capture
+from .config import check_choice, check_counts, check_numbers, check_ratios, stage_bounds
+from .grid import STRIDES, Grids, check_image, crop_maps, grids_of, pad_image
+from .init import init_adapter
+from .interaction import Interaction
 from .norm import NORMS, make_norm
-from .patch_embed import PatchEmbed
 from .pyramid import feature_pyramid
 from .spatial_prior import SpatialPrior
-from .vit import FFNS, Block
+from .trunk import ViT
 
 if TYPE_CHECKING:
     from ..weights import PatchMethod
@@ -43,7 +27,7 @@ if TYPE_CHECKING:
 VIT_FEATURES = ("last", "stages")
 
 
-class ViTAdapter(nn.Module):
+class ViTAdapter(ViT):
     """A plain ViT with a convolutional adapter beside it that makes a feature pyramid of it.
 
     Parameter names are those of the original, so its trained checkpoints load strictly. As there,
@@ -149,90 +133,59 @@ class ViTAdapter(nn.Module):
             ValueError: A setting is out of range or disagrees with another.
             CheckpointError: ``pretrained`` does not fit.
         """
-        super().__init__()
         check_counts(
-            num_heads=num_heads,
-            conv_inplane=conv_inplane,
-            n_points=n_points,
-            in_chans=in_chans,
-            deform_num_heads=deform_num_heads,
-            embed_dim=embed_dim,
-            depth=depth,
-            patch_size=patch_size,
-            img_size=img_size,
-            pretrain_size=pretrain_size,
+            conv_inplane=conv_inplane, n_points=n_points, deform_num_heads=deform_num_heads
         )
-        check_ratios(cffn_ratio=cffn_ratio, deform_ratio=deform_ratio, mlp_ratio=mlp_ratio)
+        check_ratios(cffn_ratio=cffn_ratio, deform_ratio=deform_ratio)
         check_numbers(init_values=init_values)
-        check_rates(
-            drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
-        )
-        check_choice("ffn", ffn, FFNS)
         check_choice("norm", norm, NORMS)
         check_choice("vit_features", vit_features, VIT_FEATURES)
-        check_sizes(patch_size, img_size, pretrain_size)
+        super().__init__(
+            pretrain_size=pretrain_size,
+            img_size=img_size,
+            patch_size=patch_size,
+            in_chans=in_chans,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            drop_rate=drop_rate,
+            attn_drop_rate=attn_drop_rate,
+            drop_path_rate=drop_path_rate,
+            layer_scale=layer_scale,
+            window_attn=window_attn,
+            window_size=window_size,
+            ffn=ffn,
+            is_frozen=frozen_vit,
+        )
         bounds = stage_bounds(interaction_indexes, depth)
-        windows = windows_of(window_attn, window_size, depth)
-        if vit_features == "stages" and len(bounds) != len(STRIDES):
+        if add_vit_feature and vit_features == "stages" and len(bounds) != len(STRIDES):
             raise ValueError(
                 'ViTAdapter: vit_features="stages" needs 4 stages, one for each output map, got '
                 f'{len(bounds)} in interaction_indexes; use "last" or 4 stages'
             )
-        self.embed_dim = embed_dim
-        self.in_chans = in_chans
         self.add_vit_feature = add_vit_feature
         self.vit_features = vit_features
-        self.has_frozen_vit = frozen_vit
         self.with_cp = with_cp
         # Not the memory format itself: torch.save of a whole model cannot pickle one.
         self.has_channels_last = channels_last
         self._stage_bounds = bounds
 
-        side = pretrain_size // patch_size
-        self.patch_embed = PatchEmbed(in_chans, embed_dim, (side, side))
-        # Row 0 is the cls token's: unused, kept for the sake of checkpoints.
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, embed_dim))
-        self.pos_drop = nn.Dropout(drop_rate)
-        self.blocks = nn.ModuleList(
-            Block(
-                embed_dim,
-                num_heads,
-                mlp_ratio=mlp_ratio,
-                qkv_bias=qkv_bias,
-                drop=drop_rate,
-                attn_drop=attn_drop_rate,
-                drop_path=drop_path_rate * index / max(depth - 1, 1),
-                window_size=window,
-                layer_scale=layer_scale,
-                ffn=ffn,
-            )
-            for index, window in enumerate(windows)
-        )
         self.spm = SpatialPrior(in_chans, conv_inplane, embed_dim, norm)
         self.level_embed = nn.Parameter(torch.zeros(3, embed_dim))
 
-        def extractor() -> Extractor:
-            return Extractor(
+        self.interactions = nn.ModuleList(
+            Interaction(
                 embed_dim,
                 num_heads=deform_num_heads,
                 num_points=n_points,
                 deform_ratio=deform_ratio,
+                init_value=init_values,
                 with_cffn=with_cffn,
                 cffn_ratio=cffn_ratio,
                 drop_path=drop_path_rate,
-            )
-
-        self.interactions = nn.ModuleList(
-            Interaction(
-                Injector(
-                    embed_dim,
-                    num_heads=deform_num_heads,
-                    num_points=n_points,
-                    deform_ratio=deform_ratio,
-                    init_value=init_values,
-                ),
-                extractor(),
-                [extractor(), extractor()] if use_extra_extractor and last == depth - 1 else [],
+                num_extra=2 if use_extra_extractor and last == depth - 1 else 0,
                 has_frozen_vit=frozen_vit,
                 with_cp=with_cp,
             )
@@ -244,13 +197,15 @@ class ViTAdapter(nn.Module):
         self.norm3 = make_norm(norm, embed_dim)
         self.norm4 = make_norm(norm, embed_dim)
 
-        self._init_adapter()
+        init_adapter(self.level_embed, self.up, self.spm, self.interactions)
         if pretrained is not None:
             from ..weights import load_checkpoint
 
             load_checkpoint(self, pretrained, patch_method=patch_method)
         if frozen_vit:
-            self._freeze_vit()
+            for interaction in self.interactions:
+                interaction.injector.requires_grad_(False)
+            self.freeze_vit()
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return feature maps [B, C, ceil(H / s), ceil(W / s)] for s = 4, 8, 16, 32.
@@ -269,9 +224,7 @@ class ViTAdapter(nn.Module):
         padded = pad_image(image)
         grids = grids_of(padded)
 
-        is_frozen = self.has_frozen_vit
-        with recorded(self.pos_embed, self.patch_embed, is_frozen=is_frozen):
-            x = self.pos_drop(self.patch_embed(padded, self.pos_embed))
+        x = self.embed(padded)
         at_4, *levels = fused.recompute(self.spm, padded) if self.with_cp else self.spm(padded)
         pairs = zip(levels, self.level_embed, strict=True)
         c = torch.cat([level + embed for level, embed in pairs], dim=1)
@@ -279,12 +232,7 @@ class ViTAdapter(nn.Module):
         stages = partial(self._interact, grids=grids)
         c, *vit_tokens = fused.in_portions(stages, x, c, self.blocks, self.interactions)
 
-        tokens = zip(split_prior(c, grids), grids.prior_hw, strict=True)
-        maps = [at_4, *(tokens_to_map(part, hw) for part, hw in tokens)]
-        vit_maps = [tokens_to_map(part, grids.vit_hw) for part in vit_tokens]
-        if len(vit_maps) == 1:
-            vit_maps *= len(maps)
-        maps = feature_pyramid(self, maps, vit_maps)
+        maps = feature_pyramid(self, at_4, c, vit_tokens, grids)
         H, W = image.shape[2:]
         layout = torch.channels_last if self.has_channels_last else torch.contiguous_format
         return crop_maps(maps, (H, W), layout)
@@ -324,76 +272,3 @@ class ViTAdapter(nn.Module):
                 it for images of another shape or dtype.
         """
         return capture(self, (batch, self.in_chans, *image_hw), dtype)
-
-    def train(self, mode: bool = True) -> Self:
-        """Set training mode; a frozen ViT in which nothing trains stays in eval mode."""
-        super().train(mode)
-        if self.has_frozen_vit:
-            for module in (self.patch_embed, self.pos_drop, self.blocks):
-                if not has_trained(module):
-                    module.eval()
-        return self
-
-    def _init_adapter(self) -> None:
-        """Initialize as upstream: the ViT keeps torch's defaults, a checkpoint usually follows."""
-        for part in (self.up, self.spm, self.interactions):
-            for module in part.modules():
-                if isinstance(module, nn.Linear):
-                    nn.init.trunc_normal_(module.weight, std=0.02)
-                    nn.init.zeros_(module.bias)
-                elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-                    fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
-                    nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
-                    if module.bias is not None:
-                        nn.init.zeros_(module.bias)
-        for module in self.interactions.modules():
-            if isinstance(module, DeformAttn):
-                module.reset_parameters()
-        nn.init.normal_(self.level_embed)
-
-    def _freeze_vit(self) -> None:
-        injectors = [interaction.injector for interaction in self.interactions]
-        self.pos_embed.requires_grad_(False)
-        for module in (self.patch_embed, self.blocks, *injectors):
-            module.requires_grad_(False)
-        self.train(self.training)
-
-
-def vit_adapter(
-    size: str, pretrained: str | os.PathLike[str] | None = None, **overrides: Any
-) -> ViTAdapter:
-    """Build a published model, in training mode, in float32 on the default device.
-
-    Args:
-        size: "s", "b", "l" or "g".
-        pretrained: What ``load_checkpoint`` takes (file, folder, name or address), or None for
-            random weights.
-        **overrides: Keywords of ``ViTAdapter`` that replace the preset's.
-
-    Raises:
-        TypeError: A keyword is unknown.
-        ValueError: There is no such size; a setting is out of range or disagrees with another.
-        CheckpointError: ``pretrained`` cannot be read or does not fit.
-    """
-    check_choice("size", size, tuple(PRESETS))
-    return ViTAdapter(**{**PRESETS[size].model_kwargs(), "pretrained": pretrained, **overrides})
-
-
-def vit_adapter_s(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:
-    """Build ViT-Adapter-S: 28.0M parameters, 384 channels; all else as ``vit_adapter``."""
-    return vit_adapter("s", pretrained, **overrides)
-
-
-def vit_adapter_b(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:
-    """Build ViT-Adapter-B: 100.4M parameters, 768 channels; all else as ``vit_adapter``."""
-    return vit_adapter("b", pretrained, **overrides)
-
-
-def vit_adapter_l(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:
-    """Build ViT-Adapter-L: 327.8M parameters, 1024 channels; all else as ``vit_adapter``."""
-    return vit_adapter("l", pretrained, **overrides)
-
-
-def vit_adapter_g(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:
-    """Build ViT-Adapter-g: 1187.1M parameters, 1536 channels; all else as ``vit_adapter``."""
-    return vit_adapter("g", pretrained, **overrides)
