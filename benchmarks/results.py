@@ -23,7 +23,7 @@ _FOLDER = Path(__file__).parent / "results"
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file as a whole: whoever reads it meanwhile sees the old one."""
+    """Replace a file as a whole: a reader sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(text)

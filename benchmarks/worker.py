@@ -226,7 +226,7 @@ class _Session:
         return {"peak_bytes": self._peak(), "saved_bytes": sum(saved.values())}
 
     def clock_mhz(self) -> float | None:
-        """Return the device's clock now, right after its work; None where nothing tells."""
+        """Return the device's clock now, right after its work; None where nothing measures it."""
         with suppress(Exception):  # needs nvidia-ml-py, and a driver that lets it ask
             return float(torch.cuda.clock_rate()) if self.is_cuda else None
         return None

@@ -26,7 +26,7 @@ import limits, torch, worker, workloads
 from pathlib import Path
 
 def fail(*args):
-    raise ModuleNotFoundError("nothing here tells")
+    raise ModuleNotFoundError("nothing here knows")
 
 limits.device_name = limits.measure = fail
 

@@ -254,7 +254,7 @@ def test_extension_of_another_version_or_build(
 )
 def test_nvcc_broken_too_old_or_without_headers(said: str, told: str, tmp_path: Path) -> None:
     nvcc = tmp_path / "nvcc"
-    # Its version is all that it tells there, the rest it says as an error.
+    # Only its version goes to stdout; the rest is an error.
     nvcc.write_text(f"#!/bin/sh\necho '{said}'\necho '{said}' >&2\nexit 1\n")
     nvcc.chmod(0o755)
     told = told.replace("NVCC", str(nvcc))

@@ -90,7 +90,7 @@ def test_workflow_runs_the_parts_of_ci_and_nothing_else() -> None:
 
 
 def test_ci_does_what_the_readme_and_the_makefile_say(tmp_path: Path) -> None:
-    """With programs that note what they are called with in the place of all that it runs."""
+    """With programs that note what they are called with in place of all that it runs."""
     folder, programs, notes = tmp_path / "clone", tmp_path / "bin", tmp_path / "notes"
     (folder / ".ci").mkdir(parents=True)
     programs.mkdir()

@@ -191,7 +191,7 @@ def test_export_commands(block: Block) -> None:
 
 @runs("Export: python")
 def test_exported_package(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a model in the place of the package, which test_export_command.py loads."""
+    """With a model in place of the package, which test_export_command.py loads."""
     load = {"s.pt2": ViTAdapter(**WINDOWED).eval()}.__getitem__
     monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
     maps = run_python(block)["maps"]

@@ -11,7 +11,7 @@ IS_REQUIRED = os.environ.get("VITADAPTER_FRAMEWORKS") == "required"
 
 
 def fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Turn a skip into a failure that tells its reason."""
+    """Turn a skip into a failure that gives its reason."""
     if report.outcome == "skipped" and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"

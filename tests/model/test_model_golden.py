@@ -134,7 +134,7 @@ def test_every_gradient_is_the_originals_to_the_last_stored_bit(
 
 
 # Without that rounding, gradients differ by the 6e-8 of a position times the grid's width (12) and
-# the slope of the map between pixels: 2.8e-6 at most where a width is no power of 2.
+# the slope of the map between pixels: 2.8e-6 at most where a width is not a power of 2.
 # In float32 (epsilon 1.2e-7), about 60 layers forward and back, and biases whose gradient is a sum
 # of terms that cancel: 8e-5 at most (spm.conv4.1.bias).
 @pytest.mark.parametrize(

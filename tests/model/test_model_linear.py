@@ -184,7 +184,7 @@ def test_low_precision_modules(dtype: torch.dtype) -> None:
 
 
 class Adapted(nn.Linear):
-    """As of a low-rank adapter: the same weight, another result."""
+    """As in a low-rank adapter: the same weight, another result."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + 1

@@ -99,7 +99,7 @@ def test_a_gpu_without_triton_attends_by_torch_and_not_by_the_definition(
     image = torch.randn(1, 3, 96, 128)
     wanted = run(tiny(drop_path_rate=0.0), image)
     model = tiny(drop_path_rate=0.0)
-    monkeypatch.setattr(vit, "window_attention", None)  # whoever calls it fails
+    monkeypatch.setattr(vit, "window_attention", None)  # a call of it fails
     monkeypatch.setattr(_tensors, "is_on_cpu", lambda tensor: False)
     monkeypatch.setattr(vit.triton, "unsupported_reason", lambda call: "no Triton on Windows")
     for name, got in run(model, image).items():

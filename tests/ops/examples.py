@@ -66,7 +66,7 @@ def _every_second(tensor: Tensor) -> Tensor:
 
 
 def _rows_of_wider(tensor: Tensor) -> Tensor:
-    """A slice of the second dimension's rows, as of a projection that makes several tensors."""
+    """A slice of the second dimension's rows, as from a projection that makes several tensors."""
     if tensor.dim() < 3:
         return _offset(tensor)
     beside = torch.full_like(tensor, float("nan"))
