@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the repository says of itself is what it does: metadata, hooks before commits, CI."""
+"""What the repository says of itself is what it does: metadata, version, hooks, CI."""
 
 import ast
 import importlib
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from snippets import BLOCKS
 
-from vitadapter_fast import cli
+from vitadapter_fast import __version__, cli
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -54,6 +54,16 @@ def test_what_every_import_needs_is_declared() -> None:
     assert "typing_extensions" in imported
     own = {"vitadapter_fast", *sys.stdlib_module_names}
     assert imported - own - optional == declared
+
+
+def test_version_is_the_same_everywhere() -> None:
+    assert project()["dynamic"] == ["version"]
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    # The newest release, or what is to be the first.
+    releases = re.findall(r"^## \[(\d.*?)\]", changes, re.MULTILINE)
+    assert __version__ in (releases[:1] or re.findall(r"version.py`, (\S+) now", changes))
+    assert changes.index("## [Unreleased]") < (changes + "## [0").index("## [0")
 
 
 def texts_of(key: str, path: str) -> list[str]:
@@ -105,7 +115,7 @@ def test_ci_does_what_the_readme_and_the_makefile_say(tmp_path: Path) -> None:
     (folder / ".ci" / "integrations").write_text(note)
     (folder / ".ci" / "integrations").chmod(0o755)
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
-    command = BLOCKS["vitadapter_fast: sh 2"].text
+    command = BLOCKS["Start: sh 2"].text
     install, tests = (" ".join(shlex.split(each)) for each in command.strip().split(" && "))
     wanted = {
         "test": [install, tests],
