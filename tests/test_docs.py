@@ -11,9 +11,9 @@ import torch
 from snippets import DOCS, PAGES, ROOT
 
 import vitadapter_fast as vf
-from vitadapter_fast.configs import config_names
 
 README = ROOT / "README.md"
+CONFIGS = ROOT / "vitadapter_fast" / "integrations" / "configs"
 # Convolutions of the pyramid network, and heads for 80 classes: as test_mmdet_detectors.py counts.
 DETECTOR_OF_S, BACKBONE_OF_S, FPN_CHANNELS = 48_252_800, 27_954_320, 256
 
@@ -90,4 +90,5 @@ def test_models_of_the_readme_are_those_of_the_package() -> None:
         assert (parameters, in_detector) == (f"{count / 1e6:.1f} M", f"{detector / 1e6:.1f} M")
         assert pretraining == f"DINOv2-{size}"
         name = config.strip("`")
-        assert {name, f"detectron2/{name}"} <= set(config_names())
+        assert (CONFIGS / f"{name}.py").is_file()
+        assert (CONFIGS / "detectron2" / f"{name}.py").is_file()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from snippets import BLOCKS
 
-from vitadapter_fast import __version__, cli
+from vitadapter_fast import __version__
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,9 +31,12 @@ def project() -> dict[str, Any]:
     return metadata
 
 
-def test_installed_command_is_the_command_line() -> None:
+def test_installed_command_is_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     module, _, name = project()["scripts"]["vitadapter-fast"].partition(":")
-    assert getattr(importlib.import_module(module), name) is cli.main
+    with pytest.raises(SystemExit) as stop:
+        getattr(importlib.import_module(module), name)(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"vitadapter_fast {__version__}\n"
 
 
 def test_what_every_import_needs_is_declared() -> None:
