@@ -103,7 +103,7 @@ class Worker:
     """The benchmark's end of a process."""
 
     def __init__(self, spec: Spec, patience_s: float | None = None) -> None:
-        """Start the process; how building went, it says at the first question.
+        """Start the process; its first answer says whether building went well.
 
         Args:
             spec: What it runs.

@@ -38,7 +38,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 @pytest.fixture
 def trusted_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    """mmengine's checkpoints hold more than tensors, which torch loads only where told to."""
+    """mmengine's checkpoints hold more than tensors, which torch loads only if it is asked to."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
 
 
