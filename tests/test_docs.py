@@ -74,6 +74,23 @@ def test_pictures_are_small() -> None:
     assert [path.name for path in pictures if path.stat().st_size >= 300_000] == []
 
 
+def test_first_sentence_has_the_range_of_all_ratios_to_the_original() -> None:
+    ratios = []
+    column = None
+    for line in (ROOT / "docs" / "speed.md").read_text().splitlines():
+        cells = line.split("|")
+        if len(cells) == 1:
+            column = None
+        elif column is None:
+            names = [cell.strip() for cell in cells]
+            column = names.index("original code") if "original code" in names else 0
+        elif found := re.search(r"\((.+)x\)", cells[column]):
+            ratios.append(float(found[1]))
+    assert len(ratios) >= 10
+    said = re.search(r"(\S+) to\s(\S+) times as fast", README.read_text())
+    assert said and [float(each) for each in said.groups()] == [min(ratios), max(ratios)]
+
+
 def test_models_of_the_readme_are_those_of_the_package() -> None:
     section = README.read_text().partition("\n## Models\n")[2].partition("\n## ")[0]
     rows = [
