@@ -94,7 +94,7 @@ gpu-sanitize:  ## the CUDA kernels under memcheck; those with shared memory unde
 	$(SANITIZED) --tool synccheck $(UNDER) tests/ops/test_dwconv_gelu_device.py \
 	  -k "output_and_gradients and not triton and prime"
 
-# A row of ours that fails is told after the report, so that the report is there.
+# A row of ours that fails is reported last, so that the report is there.
 gpu-bench:  ## benchmarks/results/DEVICE.json, written row by row, and build/gpu/report of it
 	file=$$($(PYTHON) benchmarks/results.py) && status=0 && \
 	  { $(PYTHON) -m pytest benchmarks/ -q --scale gpu --benchmark-json=$$file || status=$$?; } && \

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""DINOv2 checkpoints with patch size 14 in, with patch size 16 out; --help tells the options."""
+"""DINOv2 checkpoints with patch size 14 in, with patch size 16 out; --help lists the options."""
 
 import sys
 

@@ -96,7 +96,7 @@ class Sources(sdist):
     """Leave the tests to the repository: setuptools takes their modules, but not their data."""
 
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
-        """Copy ``files`` to where the archive is made of."""
+        """Copy ``files`` to the folder that becomes the archive."""
         super().make_release_tree(
             base_dir, [name for name in files if "tests" not in Path(name).parts]
         )

@@ -112,7 +112,7 @@ def _adapter(name: str, device: str) -> ViTAdapter:
 
 
 def fill(adapter: ViTAdapter) -> ViTAdapter:
-    """Return the adapter with random values of which none hides a part that is left out."""
+    """Return the adapter with random values, none of which would hide a part that is left out."""
     torch.manual_seed(0)
     with torch.no_grad():
         for key, tensor in adapter.state_dict().items():
@@ -135,7 +135,7 @@ def _contender(contender: str, adapter: ViTAdapter, spec: Spec) -> tuple[nn.Modu
         plain.prepare(spec.shape["image_hw"], spec.device)
         if contender in (PLAIN, SDPA):
             return plain, torch.__version__
-        # Not dynamic: sizes that it knows make the faster code.
+        # Not dynamic: code for known sizes is faster.
         return torch.compile(plain, dynamic=False), torch.__version__  # type: ignore[return-value]
     if contender == ORIGINAL:
         import original

@@ -30,8 +30,8 @@ SIZES: dict[str, list[Shape]] = {
     ],
     "gpu_full": [(name, hw, batch) for name in "sblg" for hw in GPU_SIZES for batch in (1, 2, 8)],
 }
-# What scale gpu has room for: float32 at one size, and a compiler where the host is what it waits
-# for, and where it is not.
+# What scale gpu has room for: float32 at one size; a compiler at one shape that waits for the host,
+# and at one that does not.
 FLOAT32: list[Shape] = [("s", (1024, 1024), 1), ("b", (1024, 1024), 1)]
 COMPILED: list[Shape] = [("s", (1024, 1024), 1), ("b", (1024, 1024), 8)]
 

@@ -216,7 +216,7 @@ def in_turn(ours: Run, other: Run, seconds: float) -> tuple[float, float, float]
 
 
 def yardstick(seconds: float = 0.1) -> str:
-    """Return a line about how fast this thread is now: differences in us are to be read with it."""
+    """Return a line about how fast this thread is now: read differences in us with it in mind."""
     numbers = torch.ones(4)
     with _quiet("no gradients"):
         add_s, _, _ = in_turn(lambda: torch.add(numbers, numbers), lambda: None, seconds)

@@ -36,7 +36,7 @@ def test_sweep(row: Row, timed: Any) -> None:
 
 
 def test_crossover(results: Results, note: Callable[[str], None]) -> None:
-    """Tell the number to put into the library, of what was timed above."""
+    """Note the number to put into the library, from what was timed above."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     for entry in results.rows:
         facts = entry["extra_info"]

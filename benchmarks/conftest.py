@@ -83,7 +83,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_report_collectionfinish(
     config: pytest.Config, items: list[pytest.Item]
 ) -> list[str] | None:
-    """Tell how long it will take, where somebody pays for the time."""
+    """Say how long it will take, where somebody pays for the time."""
     if _device(config) == "cpu":
         return None
     rows = [item.callspec.params["row"] for item in items if hasattr(item, "callspec")]
@@ -124,7 +124,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.fixture(scope="session")
 def running(pytestconfig: pytest.Config, results: Results) -> Iterator[Session]:
-    """Return the run, which holds the process of the contender at hand: both passes are its."""
+    """Return the run, which holds the process of the current contender: it runs both passes."""
     option, device = pytestconfig.option, _device(pytestconfig)
     session = Session(device, option.threads, results, option.minutes)
     session.find_limits(("float32",) if device == "cpu" else ("float32", "bfloat16"))
@@ -134,7 +134,7 @@ def running(pytestconfig: pytest.Config, results: Results) -> Iterator[Session]:
 
 @pytest.fixture
 def timed(request: pytest.FixtureRequest, benchmark: Any, running: Session) -> Callable[..., None]:
-    """Return a function that checks and times a row and notes what is to be known about it."""
+    """Return a function that checks and times a row and notes what readers should know of it."""
 
     def run(row: Any) -> None:
         if running.is_over():

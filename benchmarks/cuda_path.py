@@ -43,7 +43,7 @@ def cuda_path() -> Iterator[Counter[str]]:
     def launch_triton(kernel: Any, **arguments: Any) -> None:
         launched[kernel.__name__] += 1
 
-    # Cached, as the functions are whose place they take.
+    # Cached, as are the functions that they replace.
     @cache
     def no_reason(device: torch.device | None = None) -> str | None:
         return None

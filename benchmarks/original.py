@@ -57,7 +57,7 @@ def load(checkout: Path, preset: str) -> nn.Module:
 
 
 def _stand_in(backbones: Path) -> None:
-    """Put modules in the place of those that the original imports and a backbone does not need."""
+    """Put modules in place of those that the original imports and a backbone does not need."""
 
     class Registry:
         def register_module(self) -> Any:

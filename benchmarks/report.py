@@ -6,13 +6,14 @@ A time is of one of two clocks: "eager" is the wall's, until the results are the
 device's, of a captured graph. On GPUs the first may be Python's alone. A ratio is of one clock.
 
 python benchmarks/report.py FILE [FILE ...] -o FOLDER   tables (report.md) and pictures
-python benchmarks/report.py --readme FILE               the README's table and its picture, anew
+python benchmarks/report.py --readme FILE               anew: tables of README and docs, a picture
 python benchmarks/report.py --compare OLD NEW           what got slower by more than the noise
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from results import write_whole
 OURS = "vitadapter_fast"
 CLOCKS = ("eager", "graph")
 MARKS = ("<!-- benchmark table -->", "<!-- end of benchmark table -->")
-_README = Path(__file__).resolve().parents[1] / "README.md"
+_ROOT = Path(__file__).resolve().parents[1]
+# Page -> the shapes of its table; None: all.
+PAGES = {_ROOT / "README.md": ("s@512", "b@512"), _ROOT / "docs" / "speed.md": None}
 _LABELS = {
     "backbone": "Backbone",
     "ms_deform_attn": "Multi-scale deformable attention",
@@ -191,12 +194,17 @@ def _cell(result: Result | None, ours: Result | None, clock: str) -> str:
     return f"{text} ({seconds / own:.1f}x)" if own else text
 
 
-def readme_table(run: Run) -> str:
-    """Return the README's table: backbones S to g, throughput and memory against peers."""
-    results = [result for result in run.results if result.kind == "backbone"]
+def readme_table(run: Run, shapes: Collection[str] | None = None) -> str:
+    """Return a page's table: backbones of these shapes, throughput and memory against peers."""
+    results = [
+        result
+        for result in run.results
+        if result.kind == "backbone" and (shapes is None or result.shape in shapes)
+    ]
     names = [name for name in dict.fromkeys(r.contender for r in results) if name[0] != "i"]
     columns = [f"{name}{_suffix(run, clock)}" for name in names for clock in run.clocks]
-    lines = [f"{run.device}; images/s (ours over theirs), peak memory of the process:", ""]
+    about = "images/s (how many times as fast ours is), peak memory of the process"
+    lines = [f"{run.device}; {about}:", ""]
     lines.append("| | pass | " + " | ".join(columns) + " | ours, GiB | plain PyTorch, GiB |")
     lines.append("|---|---|" + "---:|" * (len(columns) + 2))
     for key in dict.fromkeys(result.key for result in results):
@@ -253,19 +261,27 @@ def compare(old: Run, new: Run) -> list[str]:
     return lines
 
 
-def write_readme(path: Path, readme: Path = _README) -> None:
-    """Put the table of ``path`` between the README's marks, and the picture beside ``path``."""
+def write_readme(path: Path, pages: Mapping[Path, Collection[str] | None] = PAGES) -> None:
+    """Put tables of ``path`` between the marks of each page, and the picture beside ``path``."""
     from figures import throughput
 
     run = load(path)
     if not run.is_complete:
         raise BadFile(f"report: {path} is partial: the README has whole runs")
-    text = readme.read_text()
-    if any(text.count(mark) != 1 for mark in MARKS):
-        raise BadFile(f"report: {readme} must have each of {' and '.join(MARKS)} once")
-    before, rest = text.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    write_whole(readme, before + MARKS[0] + "\n" + readme_table(run) + "\n" + MARKS[1] + after)
+    texts = {}
+    for page, shapes in pages.items():
+        found = {result.shape for result in run.results if result.kind == "backbone"}
+        if lacking := sorted(set(shapes or ()) - found):
+            raise BadFile(f"report: {path} has no backbone {', '.join(lacking)}, for {page}")
+        text = page.read_text()
+        if any(text.count(mark) != 1 for mark in MARKS):
+            raise BadFile(f"report: {page} must have each of {' and '.join(MARKS)} once")
+        before, rest = text.split(MARKS[0])
+        after = rest.split(MARKS[1])[1]
+        table = readme_table(run, shapes)
+        texts[page] = before + MARKS[0] + "\n" + table + "\n" + MARKS[1] + after
+    for page, text in texts.items():
+        write_whole(page, text)
     throughput(run).savefig(path.with_suffix(".png"), dpi=110)
 
 

@@ -121,7 +121,7 @@ class Session:
         self.results.add(name, stats, dict(benchmark.extra_info))
 
     def _graph(self, worker: Worker, passes: str) -> dict[str, Any]:
-        """Return the device's time; last, for a capture that fails ends the process."""
+        """Return the device's time; comes last, because a failed capture ends the process."""
         try:
             graph: dict[str, Any] = worker.ask("graph_ms", passes)
         except Failed as failure:

@@ -3,7 +3,7 @@
 """Shapes along which a choice of the library turns: what its constants are set by.
 
 ``sweep_value_gradient``: atomics against records, over points for a value pixel. ``sweep_generic``:
-shapes that have a specialized CUDA kernel and shapes that have not, CUDA against Triton.
+shapes that have a specialized CUDA kernel and shapes without one, CUDA against Triton.
 """
 
 import math

@@ -103,7 +103,7 @@ class Worker:
     """The benchmark's end of a process."""
 
     def __init__(self, spec: Spec, patience_s: float | None = None) -> None:
-        """Start the process; how building went, it says at the first question.
+        """Start the process; its first answer says whether building went well.
 
         Args:
             spec: What it runs.
@@ -226,7 +226,7 @@ class _Session:
         return {"peak_bytes": self._peak(), "saved_bytes": sum(saved.values())}
 
     def clock_mhz(self) -> float | None:
-        """Return the device's clock now, right after its work; None where nothing tells."""
+        """Return the device's clock now, right after its work; None where nothing measures it."""
         with suppress(Exception):  # needs nvidia-ml-py, and a driver that lets it ask
             return float(torch.cuda.clock_rate()) if self.is_cuda else None
         return None

@@ -180,8 +180,8 @@ def _attention(spec: Spec) -> Problem:
     sizes = torch.tensor([[w, h] for h, w in case.level_hw])[:, None]
     is_block = spec.shape["entry"] == "block"
 
-    # At the first call, for names of contenders are asked for where there is no such device; and
-    # once, for a GPU is waited for.
+    # At the first call, because contenders are listed also where there is no such device; and once,
+    # because it waits for the GPU.
     @cache
     def geometry(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         centers = query_centers(case)[:, None, None, None]

@@ -5,6 +5,7 @@
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -191,24 +192,38 @@ def test_missing_file_is_an_error(tmp_path: Path) -> None:
         report.load(tmp_path / "none.json")
 
 
-def test_readme_holds_the_table_of_a_committed_run() -> None:
-    text = (ROOT / "README.md").read_text()
-    begin, end = report.MARKS
-    shown = text.split(begin)[1].split(end)[0].strip()
-    assert shown in [report.readme_table(report.load(path)) for path in COMMITTED]
+def test_readme_and_docs_hold_tables_of_one_committed_run() -> None:
+    shown = []
+    for page in report.PAGES:
+        text = page.read_text()
+        begin, end = report.MARKS
+        shown.append(text.split(begin)[1].split(end)[0].strip())
+    runs = [report.load(path) for path in COMMITTED]
+    assert shown in [
+        [report.readme_table(run, shapes) for shapes in report.PAGES.values()] for run in runs
+    ]
+    assert len(re.findall("^[|] [sblg]@", shown[0], re.MULTILINE)) == 4
 
 
-def test_readme_without_marks_is_left_alone(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("no marks\n")
+def test_pages_without_marks_or_a_run_without_shapes_are_left_alone(tmp_path: Path) -> None:
+    readme, docs = tmp_path / "README.md", tmp_path / "speed.md"
+    pages = {readme: ("s@64",), docs: None}
+    marked = f"a\n{report.MARKS[0]}\nold\n{report.MARKS[1]}\nb\n"
+    readme.write_text(marked)
+    docs.write_text("no marks\n")
     path = write(tmp_path, "run.json", document())
-    with pytest.raises(report.BadFile, match="must have each of"):
-        report.write_readme(path, readme)
-    assert readme.read_text() == "no marks\n"
-    readme.write_text(f"a\n{report.MARKS[0]}\nold\n{report.MARKS[1]}\nb\n")
-    report.write_readme(path, readme)
-    assert "| s@64 | forward | **10** | 4 (2.5x) | 1.00 | 1.00 |" in readme.read_text()
-    assert "old" not in readme.read_text() and path.with_suffix(".png").stat().st_size > 10_000
+    with pytest.raises(report.BadFile, match="speed.md must have each of"):
+        report.write_readme(path, pages)
+    assert (readme.read_text(), docs.read_text()) == (marked, "no marks\n")
+    docs.write_text(marked)
+    with pytest.raises(report.BadFile, match="has no backbone s@65, for .*README.md"):
+        report.write_readme(path, {readme: ("s@64", "s@65"), docs: None})
+    assert readme.read_text() == docs.read_text() == marked
+    report.write_readme(path, pages)
+    for page in pages:
+        assert "| s@64 | forward | **10** | 4 (2.5x) | 1.00 | 1.00 |" in page.read_text()
+        assert "old" not in page.read_text()
+    assert path.with_suffix(".png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)

@@ -26,7 +26,7 @@ import limits, torch, worker, workloads
 from pathlib import Path
 
 def fail(*args):
-    raise ModuleNotFoundError("nothing here tells")
+    raise ModuleNotFoundError("nothing here knows")
 
 limits.device_name = limits.measure = fail
 
@@ -178,7 +178,7 @@ def test_a_run_cut_short_keeps_what_it_has(tmp_path: Path) -> None:
         assert len(run.results) == 2 and not run.is_complete
         assert "Partial: the run was cut short after 2 results." in report.tables(run)
         with pytest.raises(report.BadFile, match="is partial"):
-            report.write_readme(folder / "out.json", tmp_path / "README.md")
+            report.write_readme(folder / "out.json", {tmp_path / "README.md": None})
 
 
 def test_who_takes_too_long_is_ended() -> None:

@@ -132,7 +132,7 @@ def test_wheel_of_a_debug_build_without_cuda_holds_the_package(sdist: Path, tmp_
     (wheel,) = done
     assert wheel.stat().st_size < MAX_BYTES
     extension = f"vitadapter_fast/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-    facts = ("METADATA", "RECORD", "WHEEL", "top_level.txt", "licenses/LICENSE")
+    facts = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE")
     with zipfile.ZipFile(wheel) as file:
         found = set(file.namelist())
         info = f"vitadapter_fast-{__version__}.dist-info"

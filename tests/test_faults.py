@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""The table "When something fails" of the README: one test for each row, named after it."""
+"""The table of docs/failures.md, "When something fails": one test a row, named after it."""
 
 import json
 import logging
@@ -48,11 +48,11 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_readme_and_tests_name_the_same_faults() -> None:
-    section = (ROOT / "README.md").read_text().partition("\n## When something fails\n")[2]
-    rows = re.findall(r"^\| (.+?) \|", section.partition("\n## ")[0], re.MULTILINE)[1:]
+def test_docs_and_tests_name_the_same_faults() -> None:
+    page = (ROOT / "docs" / "failures.md").read_text()
+    rows = re.findall(r"^\| (.+?) \|", page, re.MULTILINE)[1:]
     slugs = ["test_" + re.sub(r"\W+", "_", row.lower()).strip("_") for row in rows]
-    tests = [name for name in globals() if name.startswith("test_") and "readme" not in name]
+    tests = [name for name in globals() if name.startswith("test_") and "docs" not in name]
     assert slugs == tests
 
 
@@ -254,7 +254,7 @@ def test_extension_of_another_version_or_build(
 )
 def test_nvcc_broken_too_old_or_without_headers(said: str, told: str, tmp_path: Path) -> None:
     nvcc = tmp_path / "nvcc"
-    # Its version is all that it tells there, the rest it says as an error.
+    # Only its version goes to stdout; the rest is an error.
     nvcc.write_text(f"#!/bin/sh\necho '{said}'\necho '{said}' >&2\nexit 1\n")
     nvcc.chmod(0o755)
     told = told.replace("NVCC", str(nvcc))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import vitadapter_fast
 
-# What tells which object or memory it is, and why it cannot go stale.
+# What identifies an object or its memory, and why it cannot go stale.
 IDENTITY = {
     "costs/cost.py": {"_cdata", "id"},  # within one call, of what it keeps alive during it
     # Of tensors on a device, as the module says: see integrations/test_level_sizes.py.

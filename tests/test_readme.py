@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every code block of README and CONTRIBUTING runs; those of other frameworks, in integrations/."""
+"""Every code block of README, CONTRIBUTING and docs runs; those of frameworks in integrations/."""
 
 import ast
 import importlib.util
@@ -69,7 +69,7 @@ def check_pip(command: list[str]) -> None:
     assert options[2:-1] in ([], ["-e"])
 
 
-@runs("vitadapter_fast: sh")
+@runs("Start: sh")
 def test_quick_start(block: Block, tmp_path: Path) -> None:
     pytest.importorskip("rich", reason="needs the [cli] extra")
     (pip,) = run_shell(block, tmp_path, ["pip"])
@@ -77,7 +77,7 @@ def test_quick_start(block: Block, tmp_path: Path) -> None:
     assert (tmp_path / "features.png").stat().st_size > 100_000
 
 
-@runs("vitadapter_fast: sh 2")
+@runs("Start: sh 2")
 def test_test_command(block: Block, tmp_path: Path) -> None:
     pip, pytest_command = run_shell(block, tmp_path, ["pip", "pytest"])
     check_pip(pip)
@@ -95,7 +95,7 @@ def test_model_of_a_checkpoint(
     run_python(block)
 
 
-@runs("Use: sh")
+@runs("From patch size 14 to 16: sh")
 def test_conversions(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *args: object) -> None:
@@ -119,7 +119,7 @@ def test_conversions(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert {path.name for path in folder.glob("*.pth")} == wanted
 
 
-@runs("Use: python 2")
+@runs("Operators: python")
 def test_operators(block: Block) -> None:
     names = run_python(block)
     assert all(callable(names[name]) for name in names if name != "__builtins__")
@@ -191,14 +191,14 @@ def test_export_commands(block: Block) -> None:
 
 @runs("Export: python")
 def test_exported_package(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a model in the place of the package, which test_export_command.py loads."""
+    """With a model in place of the package, which test_export_command.py loads."""
     load = {"s.pt2": ViTAdapter(**WINDOWED).eval()}.__getitem__
     monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
     maps = run_python(block)["maps"]
     assert [each.shape[2:] for each in maps] == [(480 // s, 640 // s) for s in (4, 8, 16, 32)]
 
 
-@runs("In mmdet, mmseg and detectron2: python 2")
+@runs("Any other trainer: python")
 def test_optimizer(block: Block) -> None:
     model = ViTAdapter(**WINDOWED)
     optimizer = run_python(block, model=model)["optimizer"]
@@ -209,9 +209,10 @@ def test_optimizer(block: Block) -> None:
 
 @runs("Contributing: sh")
 def test_contributors_commands(block: Block, tmp_path: Path) -> None:
-    calls = run_shell(block, tmp_path, ["pip", "make", ".ci/run"])
-    pip, make, gate, fuzz, sanitize, everything = calls
+    calls = run_shell(block, tmp_path, ["pip", "pre-commit", "make", ".ci/run"])
+    pip, hook, make, gate, fuzz, sanitize, everything = calls
     check_pip(pip)
+    assert hook == ["pre-commit", "install"] and (ROOT / ".pre-commit-config.yaml").is_file()
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for command in (make, fuzz, sanitize):
         assert command[0] == "make" and set(command[1:]) <= set(targets)

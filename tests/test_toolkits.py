@@ -37,7 +37,7 @@ KNOWN = {
 
 
 def make_nvcc(folder: Path, release: str) -> Path:
-    """Write a compiler that tells what it is, and compiles nothing."""
+    """Write a compiler that says what it is, and compiles nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     nvcc = folder / "nvcc"
     nvcc.write_text(NVCC.format(release=release, known=KNOWN[release]))

@@ -57,7 +57,9 @@ constexpr int min_blocks(int D, int L) {
 
 constexpr int kPointsAtOnce = 2;
 
-// Registers, at most: 255 with one block, 128 with two.
+// D / 8 lanes share a query of one head, as in the forward pass; the dot products of a point are
+// summed over them, and its owner alone turns them into gradients. Registers, at most: 255 with one
+// block, 128 with two.
 template <typename T, int D, int L, bool kGrid, Sum kSum>
 __global__ void __launch_bounds__(kThreads, min_blocks<T, kSum>(D, L))
     points_backward_kernel(const __grid_constant__ KernelParams p) {
@@ -163,7 +165,8 @@ __global__ void __launch_bounds__(kThreads, min_blocks<T, kSum>(D, L))
   }
 }
 
-// Registers, at most: 128.
+// kGenericLanes lanes share a query of one head and divide its channels; lane 0 writes the
+// gradients of its points, one after another. Registers, at most: 128.
 template <typename T, bool kGrid, Sum kSum>
 __global__ void __launch_bounds__(kThreads, 2)
     generic_points_backward_kernel(const __grid_constant__ KernelParams p) {

@@ -87,7 +87,8 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant_
   store8(sum, static_cast<T*>(p.grad_value) + row * p.heads * D + column);
 }
 
-// Registers, at most: 128.
+// kGenericLanes lanes share a pixel of one head; a lane sums every kGenericLanes-th channel, one at
+// a time. Registers, at most: 128.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 2)
     generic_gather_kernel(const __grid_constant__ GatherParams p) {

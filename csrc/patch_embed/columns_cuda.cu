@@ -20,6 +20,7 @@ struct KernelParams {
   int in_chans, grid_h, grid_w, patch_h, patch_w, first_image;
 };
 
+// A block is one line of one channel of an image, a thread every kThreads-th unit of it.
 // Registers, at most: 42.
 template <typename Unit>
 __global__ void __launch_bounds__(kThreads) columns_kernel(const __grid_constant__ KernelParams p) {

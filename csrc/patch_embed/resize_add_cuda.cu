@@ -63,7 +63,8 @@ __device__ __forceinline__ void load_channels(const T* from, int channels, C to[
   }
 }
 
-// Registers, at most: 112. Left alone the compiler keeps to 64, and spills.
+// A warp is one target pixel: its lanes divide the channels, eight at a time, and lane k owns tap
+// k. Registers, at most: 128, the launch bound. Left alone the compiler keeps to 64, and spills.
 template <bool kVector, typename S, typename T, typename O>
 __global__ void __launch_bounds__(kThreads, 2)
     resize_add_kernel(const __grid_constant__ KernelParams p) {

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""The export command, with the smallest model in the place of S; and packages in a new process."""
+"""The export command, with the smallest model in place of S; and packages in a new process."""
 
 import builtins
 import contextlib

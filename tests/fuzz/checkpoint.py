@@ -3,7 +3,8 @@
 """Fuzz the checkpoint reader: mutated files of every format load or give a CheckpointError.
 
 Nothing in a file may run, open, write or connect anything. libFuzzer's ``-timeout`` and
-``-rss_limit_mb`` tell what hangs or eats memory. The first byte of an input selects the suffix.
+``-rss_limit_mb`` find what hangs or takes too much memory. The first byte of an input selects the
+suffix.
 """
 
 import logging

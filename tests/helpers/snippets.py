@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""The code blocks of README and CONTRIBUTING, and how tests run them."""
+"""The code blocks of README, CONTRIBUTING and docs, and how tests run them."""
 
 import contextlib
 import io
@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 
 # Stands in for a program: notes its arguments. Python runs this library, and nothing else.
 _PROGRAM = f"""#!{sys.executable}
@@ -30,19 +32,20 @@ with open(os.environ["NOTES"], "a") as notes:
 
 
 class Block(NamedTuple):
-    """A block of a file: its language and text."""
+    """A block of a page: its language and text."""
 
     language: str
     text: str
+    page: str
 
 
 def _blocks() -> Iterator[tuple[str, Block]]:
     taken: dict[str, int] = {}
-    for file in ("README.md", "CONTRIBUTING.md"):
+    for page in PAGES:
         # A block, or a heading of the first two levels outside of blocks.
         parts = re.finditer(
             r"^```(\w*)\n(.*?)^```$|^##? ([^\n]+)$",
-            (ROOT / file).read_text(),
+            page.read_text(),
             re.DOTALL | re.MULTILINE,
         )
         for part in parts:
@@ -51,7 +54,8 @@ def _blocks() -> Iterator[tuple[str, Block]]:
             elif part[1]:
                 name = f"{section}: {part[1]}"
                 taken[name] = taken.get(name, 0) + 1
-                yield name + (f" {taken[name]}" if taken[name] > 1 else ""), Block(part[1], part[2])
+                number = f" {taken[name]}" if taken[name] > 1 else ""
+                yield name + number, Block(part[1], part[2], page.name)
 
 
 # "SECTION: LANGUAGE", a number after it from the second on -> block.
@@ -70,7 +74,7 @@ def run_python(block: Block, **prelude: Any) -> dict[str, Any]:
     """
     names = dict(prelude)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(compile(block.text, "README.md", "exec"), names)
+        exec(compile(block.text, block.page, "exec"), names)
     told = re.findall(r"^print\(.*\n# (.*)$", block.text, re.MULTILINE)
     assert printed.getvalue().splitlines() == told
     return names

@@ -11,7 +11,7 @@ IS_REQUIRED = os.environ.get("VITADAPTER_FRAMEWORKS") == "required"
 
 
 def fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Turn a skip into a failure that tells its reason."""
+    """Turn a skip into a failure that gives its reason."""
     if report.outcome == "skipped" and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
@@ -38,7 +38,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 @pytest.fixture
 def trusted_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    """mmengine's checkpoints hold more than tensors, which torch loads only where told to."""
+    """mmengine's checkpoints hold more than tensors, which torch loads only if it is asked to."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
 
 

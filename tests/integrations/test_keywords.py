@@ -89,6 +89,6 @@ def test_public_callables_for_a_framework_are_found(framework: str, wanted: str)
 
 @pytest.mark.parametrize("name", sorted(CALLABLES.keys() - KEYWORDS_ARE_DATA))
 def test_unknown_keyword_is_refused_by_name(name: str) -> None:
-    """Without other arguments: Python, too, tells an unknown keyword before a missing argument."""
+    """Without other arguments: Python, too, names an unknown keyword before a missing argument."""
     with pytest.raises(TypeError, match=f"{UNKNOWN}|takes no (keyword )?arguments"):
         CALLABLES[name](**REQUIRED.get(name, {}), **{UNKNOWN: None})

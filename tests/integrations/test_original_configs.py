@@ -127,7 +127,7 @@ def optimizer_config(constructor: str) -> dict[str, Any]:
 @pytest.mark.filterwarnings("ignore:.*decay_rate")
 @pytest.mark.usefixtures("mmseg_scope")
 def test_layer_decay_has_another_name_in_mmseg() -> None:
-    """As the README says: mmseg has its own of the original's name, which refuses the backbone."""
+    """As the docs say: mmseg has one of the same name, which refuses the backbone."""
     model = nn.Module()
     model.backbone = ViTAdapter(**TINY)
     with pytest.raises(NotImplementedError):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""The README's code blocks for other frameworks."""
+"""The code blocks of README and docs for other frameworks."""
 
 import importlib.util
 import sys
@@ -22,9 +22,15 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(published_size("official_small"), tmp_path / "dinov2_vits14_pretrain.pth")
 
 
-@runs("In torchvision, and in place of mmcv's operator: python")
-def test_torchvision_and_mmcv(block: Block) -> None:
+@runs("Use: python 2")
+def test_torchvision(block: Block) -> None:
     pytest.importorskip("torchvision")
+    detector = run_python(block)["detector"]
+    assert type(detector).__name__ == "MaskRCNN"
+
+
+@runs("In place of mmcv's operator: python")
+def test_operator_of_mmcv(block: Block) -> None:
     function = pytest.importorskip("mmcv.ops.multi_scale_deform_attn")
     before = function.MultiScaleDeformableAttnFunction
     trained = []
@@ -33,13 +39,12 @@ def test_torchvision_and_mmcv(block: Block) -> None:
         assert function.MultiScaleDeformableAttnFunction is not before
         trained.append(detector)
 
-    detector = run_python(block, train=train, any_deformable_detr="a detector")["detector"]
-    assert type(detector).__name__ == "MaskRCNN"
+    run_python(block, train=train, any_deformable_detr="a detector")
     assert trained == ["a detector"]
     assert function.MultiScaleDeformableAttnFunction is before
 
 
-@runs("In mmdet, mmseg and detectron2: sh")
+@runs("mmdet, mmseg and detectron2: sh")
 def test_launches_of_mmdet_and_detectron2(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,7 +73,7 @@ def test_launches_of_mmdet_and_detectron2(
     assert Path(options.config_file).read_bytes() == lazy.read_bytes() and options.num_gpus == 8
 
 
-@runs("In mmdet, mmseg and detectron2: python")
+@runs("mmdet, mmseg and detectron2: python")
 def test_mmdet_config(block: Block, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Laid over a packaged config, which stands for one of the original's."""
     pytest.importorskip("mmdet")

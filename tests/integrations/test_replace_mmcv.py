@@ -164,7 +164,7 @@ def test_predictions_are_the_same() -> None:
 
 
 def test_sizes_on_a_device_are_read_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the host waits for the device then; on the CPU they are read by each layer."""
+    """Because the host waits for the device then; on the CPU each layer reads them."""
     monkeypatch.setattr(tensors, "is_on_cpu", lambda tensor: False)
     detector = build(is_two_stage=False).eval()
     reads: list[Any] = []

@@ -22,7 +22,7 @@ from vitadapter_fast.integrations.torchvision import (  # noqa: E402
     mask_rcnn,
 )
 
-# Heads of a size for tests; photos of 96 pixels stay so.
+# Small heads for tests; photos of 96 pixels keep their size.
 SMALL: dict[str, Any] = {
     "num_classes": 3,
     "out_channels": 32,

@@ -39,7 +39,7 @@ class Case(NamedTuple):
     Attributes:
         settings: Of the model.
         shapes: (batch, height, width) of the images of one compiled model.
-        dynamic: As of ``torch.compile``.
+        dynamic: As for ``torch.compile``.
         low: The dtype of autocast, or None.
     """
 

@@ -41,6 +41,28 @@ def attend_from_float32_points(
     return ops.ms_deform_attn(value, level_hw, locations, weights, backend="reference")
 
 
+def run_model(
+    golden: Any,
+    stem: str,
+    parameters: dict[str, Tensor],
+    dtype: torch.dtype,
+    has_float32_points: bool,
+) -> Run:
+    """Run the model of a golden file forward and backward, with these parameters."""
+    model = ViTAdapter(**golden.config, vit_features="last" if stem in DETECTION else "stages")
+    model.load_state_dict(parameters)
+    model.to(dtype).eval()
+    image = golden.tensors["input"].to(dtype, copy=True).requires_grad_()
+    with pytest.MonkeyPatch.context() as patch:
+        if has_float32_points:
+            patch.setattr(ops, "ms_deform_attn_grid", attend_from_float32_points)
+        outputs = model(image)
+    cotangents = [golden.tensors[f"cotangent.{i}"].to(dtype) for i in range(4)]
+    torch.autograd.backward(outputs, cotangents)
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return Run([out.detach() for out in outputs], {**gradients, "input": image.grad})
+
+
 @pytest.fixture(scope="module")
 def run(load_golden: Callable[[str], Any]) -> Callable[..., Run]:
     """Return a function that runs the model of a golden file forward and backward, once."""
@@ -48,18 +70,7 @@ def run(load_golden: Callable[[str], Any]) -> Callable[..., Run]:
     @cache
     def run(stem: str, dtype: torch.dtype, has_float32_points: bool = False) -> Run:
         golden = load_golden(stem)
-        model = ViTAdapter(**golden.config, vit_features="last" if stem in DETECTION else "stages")
-        model.load_state_dict(golden.parameters())
-        model.to(dtype).eval()
-        image = golden.tensors["input"].to(dtype, copy=True).requires_grad_()
-        with pytest.MonkeyPatch.context() as patch:
-            if has_float32_points:
-                patch.setattr(ops, "ms_deform_attn_grid", attend_from_float32_points)
-            outputs = model(image)
-        cotangents = [golden.tensors[f"cotangent.{i}"].to(dtype) for i in range(4)]
-        torch.autograd.backward(outputs, cotangents)
-        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-        return Run([out.detach() for out in outputs], {**gradients, "input": image.grad})
+        return run_model(golden, stem, golden.parameters(), dtype, has_float32_points)
 
     return run
 
@@ -123,7 +134,7 @@ def test_every_gradient_is_the_originals_to_the_last_stored_bit(
 
 
 # Without that rounding, gradients differ by the 6e-8 of a position times the grid's width (12) and
-# the slope of the map between pixels: 2.8e-6 at most where a width is no power of 2.
+# the slope of the map between pixels: 2.8e-6 at most where a width is not a power of 2.
 # In float32 (epsilon 1.2e-7), about 60 layers forward and back, and biases whose gradient is a sum
 # of terms that cancel: 8e-5 at most (spm.conv4.1.bias).
 @pytest.mark.parametrize(
@@ -134,3 +145,32 @@ def test_every_gradient_is_the_originals(
     stem: str, dtype: torch.dtype, bound: float, run: Any, load_golden: Any
 ) -> None:
     assert over(gradient_errors(run(stem, dtype), load_golden(stem)), bound) == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "patch_embed.proj.weight",
+        "blocks.1.attn.qkv.weight",
+        "spm.stem.0.weight",
+        "interactions.0.injector.attn.value_proj.weight",
+        "interactions.3.extractor.ffn.dwconv.dwconv.weight",
+        "up.weight",
+    ],
+)
+def test_one_weight_that_is_off_by_a_thousandth_fails_the_comparison(
+    name: str, load_golden: Any
+) -> None:
+    """One number of one tensor, the largest: the tests above would not pass."""
+    stem = "tiny_ratio1_window"
+    golden = load_golden(stem)
+    parameters = {key: tensor.clone() for key, tensor in golden.parameters().items()}
+    numbers = parameters[name].view(-1)
+    numbers[numbers.abs().argmax()] *= 1.001
+    changed = run_model(golden, stem, parameters, torch.float64, True)
+    for comparison in (
+        test_outputs_are_the_originals_to_the_last_stored_bit,
+        test_every_gradient_is_the_originals_to_the_last_stored_bit,
+    ):
+        with pytest.raises(AssertionError):
+            comparison(stem, lambda *_: changed, load_golden)

@@ -33,7 +33,7 @@ from vitadapter_fast.ops.patch_embed import triton as patch_embed
 from vitadapter_fast.ops.patch_embed._call import MODES
 from vitadapter_fast.ops.patch_embed._call import Call as PatchCall
 
-# Heads of DINOv3's adapters, which are no powers of two.
+# Heads of DINOv3's adapters, which are not powers of two.
 HEADS_BETWEEN = (24, 40)
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 POINTER = {

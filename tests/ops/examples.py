@@ -21,8 +21,8 @@ from torch import Tensor
 FACTOR = float(os.environ.get("VITADAPTER_FUZZ", "1"))
 RUNS: Counter[str] = Counter()  # by test
 
-# Hypothesis draws numbers that it finds in the source of modules beside the test, of those that are
-# imported by then: the examples would differ from run to run.
+# Hypothesis draws numbers that it finds in the source of modules beside the test, if they have been
+# imported before: the examples would depend on which tests ran first.
 providers.is_local_module_file = lambda path: False
 
 
@@ -66,7 +66,7 @@ def _every_second(tensor: Tensor) -> Tensor:
 
 
 def _rows_of_wider(tensor: Tensor) -> Tensor:
-    """A slice of the second dimension's rows, as of a projection that makes several tensors."""
+    """A slice of the second dimension's rows, as from a projection that makes several tensors."""
     if tensor.dim() < 3:
         return _offset(tensor)
     beside = torch.full_like(tensor, float("nan"))

@@ -91,7 +91,7 @@ def test_both_ways_give_the_same(
     op = operator(name)
     with CONTEXTS[context]():
         wanted = outputs_and_gradients(op.overload, MAKERS[name](dtype))
-        monkeypatch.setattr(op, "overload", None)  # whoever calls it now fails
+        monkeypatch.setattr(op, "overload", None)  # a call of it fails
         got = outputs_and_gradients(op, MAKERS[name](dtype))
     assert [part.dtype for part in got] == [part.dtype for part in wanted]
     assert all(map(torch.equal, got, wanted)) and len(got) == len(wanted)

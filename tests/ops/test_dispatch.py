@@ -22,7 +22,7 @@ from vitadapter_fast.native import extension
 from vitadapter_fast.ops.ms_deform_attn import _chosen, _classic_call, _grid_call, cuda, triton
 from vitadapter_fast.ops.ms_deform_attn._call import Call
 
-# As of csrc/build_info.h.
+# As in csrc/build_info.h.
 BUILD: dict[str, Any] = {
     "head_channels": [16, 32, 64, 128],
     "levels": [1, 2, 3, 4, 5],

@@ -47,7 +47,7 @@ def test_strides() -> None:
 
 @pytest.mark.parametrize("axis", ["channels", "rows", "columns"])
 def test_images_whose_pixels_lie_far_apart_are_read_where_they_lie(axis: str) -> None:
-    # As of a permuted clip, whose frames lie between two channels. What is not touched takes no
+    # As in a permuted clip, whose frames lie between two channels. What is not touched takes no
     # memory; an offset of 32 bits would wrap to within it.
     far, near = 1_000_000_000, 64
     memory = mmap.mmap(-1, 2 * 2**33, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)

@@ -15,7 +15,7 @@ from vitadapter_fast import CheckpointError
 from vitadapter_fast.commands.convert import main
 from vitadapter_fast.weights import LoadReport, load_checkpoint, read_checkpoint
 
-# Each set of weights is one that its seed tells.
+# Each set of weights is made from a seed of its own.
 RAW, AVERAGED, THIRD = (official(patch=16, seed=seed) for seed in (1, 2, 3))
 OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
 
@@ -179,7 +179,7 @@ def test_choice_among_several_is_logged(
     for notice in notices:
         assert f"took {taken}" in notice.getMessage()
         assert f"left {', '.join(left)}" in notice.getMessage()
-        # Nobody asked, and nothing but the file's names tells which is right.
+        # Nobody asked, and nothing but the file's names says which is right.
         is_guess = any(word in " ".join(left) for word in ("ema", "student"))
         is_guess = is_guess and writer not in ("mmengine", "lightning")
         assert notice.levelno == (logging.WARNING if is_guess else logging.INFO)

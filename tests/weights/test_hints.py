@@ -120,7 +120,7 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         {},
     ),
 }
-# Keywords of which no name or shape in a file tells.
+# Keywords that no name or shape in a file reveals.
 UNTOLD = {
     "num_heads",
     "init_values",
@@ -270,7 +270,7 @@ def test_missing_part_of_one_block_is_no_other_kind(part: str, tmp_path: Path) -
     [
         (("decode_head",), "stages"),
         (("neck", "bbox_head"), "last"),
-        # What the original never trained tells nothing.
+        # What the original never trained says nothing.
         ((), "last"),
         ((), "stages"),
         (("head",), "stages"),

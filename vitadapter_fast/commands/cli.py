@@ -102,7 +102,7 @@ def _run(arguments: list[str]) -> int:
         prog=_PROGRAM,
         description="ViT-Adapter backbones on DINOv2 weights, with fast kernels.",
         epilog=f"example, with a photo that comes with the library:\n  {_PROGRAM} features\n\n"
-        f"{_PROGRAM} COMMAND --help tells the options of a command",
+        f"{_PROGRAM} COMMAND --help lists the options of a command",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"vitadapter_fast {__version__}")

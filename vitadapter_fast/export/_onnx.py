@@ -46,8 +46,8 @@ def export_onnx(
     Args:
         model: In eval mode, float32.
         path: Ends in ``.onnx``; replaced if it exists.
-        image_size: As of ``export_program``.
-        batch: As of ``export_program``.
+        image_size: As for ``export_program``.
+        batch: As for ``export_program``.
         mode: "gather" for standard operators only, of which the deformable attention gathers its
             samples; GridSample is not used. "plugin" makes each deformable attention one node of
             NVIDIA's ``MultiscaleDeformableAttnPlugin_TRT``, which TensorRT brings, in the domain
@@ -61,7 +61,7 @@ def export_onnx(
         How far the file is from the model, for each size.
 
     Raises:
-        ValueError: As of ``export_program``, or another argument is wrong.
+        ValueError: As for ``export_program``, or another argument is wrong.
         ExportError: The file disagrees with the model or cannot be written; none is left.
         ModuleNotFoundError: onnx, onnxscript or onnxruntime is not installed.
     """

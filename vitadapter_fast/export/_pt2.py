@@ -32,15 +32,15 @@ def export_pt2(
     Args:
         model: In eval mode.
         path: Ends in ``.pt2``; replaced if it exists.
-        image_size: As of ``export_program``.
-        batch: As of ``export_program``.
+        image_size: As for ``export_program``.
+        batch: As for ``export_program``.
         check_sizes: (H, W) at which a dynamic file is compared with the model.
 
     Returns:
         How far the file is from the model, for each size.
 
     Raises:
-        ValueError: As of ``export_program``, or the path has another suffix.
+        ValueError: As for ``export_program``, or the path has another suffix.
         ExportError: The file disagrees with the model or cannot be written; none is left.
     """
     if not str(path).endswith(".pt2"):
@@ -48,7 +48,7 @@ def export_pt2(
     sizes = sizes_to_check(image_size, check_sizes)
     with appearing(path) as part:
         program = export_program(model, image_size, batch=batch)
-        # Prepacks weights for oneDNN, at the cost of gradients, which an inference package has not.
+        # Prepacks weights for oneDNN, at the cost of gradients, which an inference package lacks.
         with torch.no_grad():
             torch._inductor.aoti_compile_and_package(
                 program,

@@ -226,8 +226,8 @@ def level_hw(sizes: LevelSizes) -> list[tuple[int, int]]:
         raise ValueError(
             f"ms_deform_attn: sizes of levels must be [L, 2] as (h, w), got {tuple(sizes.shape)}"
         )
-    # On the CPU reading costs less than anything that would tell whether it is needed: through
-    # numpy, or .data, a tensor changes without a trace.
+    # On the CPU, reading costs less than finding out whether it is needed: through numpy, or .data,
+    # a tensor changes without a trace.
     if tensors.is_on_cpu(sizes) or torch.compiler.is_compiling() or sizes.is_inference():
         return _read(sizes)
     state = (sizes._version, sizes.data_ptr())

@@ -40,7 +40,7 @@ class ViTAdapter(models.ViTAdapter, Backbone):
         Args:
             out_features: Which maps to return: "res2", "res3", "res4", "res5" for strides 4, 8,
                 16, 32. Layers that serve only other maps take no gradients.
-            **kwargs: As of ``vitadapter_fast.ViTAdapter``.
+            **kwargs: As for ``vitadapter_fast.ViTAdapter``.
 
         Raises:
             TypeError: A keyword is unknown.

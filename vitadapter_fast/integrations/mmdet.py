@@ -91,7 +91,7 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
             init_cfg: Initializers of mmengine, run by ``init_weights``. Of type "Pretrained", it
                 is another way to say ``pretrained``; its ``prefix`` chooses among several ViTs in
                 the file.
-            **kwargs: As of ``vitadapter_fast.ViTAdapter``: every keyword of the original's configs.
+            **kwargs: As for ``vitadapter_fast.ViTAdapter``: all keywords of the original's configs.
 
         Raises:
             TypeError: A keyword is unknown.

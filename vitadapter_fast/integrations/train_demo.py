@@ -143,7 +143,7 @@ def train(
     """Train ``detector`` in place; return every step.
 
     Args:
-        detector: As of ``build_detector``.
+        detector: As for ``build_detector``.
         photos: At least a batch of them.
         settings: How to.
         report: Called after each step.

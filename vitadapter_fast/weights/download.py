@@ -136,7 +136,7 @@ def located(path: str | bytes | os.PathLike[str]) -> Path:
             checkpoints, ``torch.hub.get_dir()/checkpoints``.
 
     Raises:
-        CheckpointError: The server cannot be reached, or what it sent is no checkpoint; or the
+        CheckpointError: The server cannot be reached, or what it sent is not a checkpoint; or the
             address is of another kind.
     """
     text = os.fsdecode(path)

@@ -203,7 +203,7 @@ def official_problems(tensors: Mapping[str, Tensor], *, may_have_others: bool = 
 
     Args:
         tensors: Under official names.
-        may_have_others: Whether further names are no problem.
+        may_have_others: Whether further names are allowed.
     """
     size = vit_size(tensors)
     if size is None:

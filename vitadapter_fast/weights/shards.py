@@ -140,7 +140,7 @@ def _weight_map(path: Path) -> dict[str, str]:
         content: Any = json.loads(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    # JSON that is nested too deeply for Python's parser is no index either.
+    # JSON that is nested too deeply for Python's parser is not an index either.
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: a damaged index of shards: {error}; fetch it again"

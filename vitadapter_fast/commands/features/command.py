@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         metavar=("LOW", "HIGH"),
         help="values that are black and white in gray pictures of more than 8 bits (default: as "
-        "the file declares, else by the pixels; see the README)",
+        "the file declares, else by the pixels; see docs/features.md)",
     )
     parser.add_argument(
         "--out",
