@@ -22,6 +22,7 @@ from .checkpoint_formats import (
     recognize,
     rename_layer_scale,
     to_adapter,
+    without_wrappers,
 )
 from .checkpoint_patch_kernel import (
     PatchMethod,
@@ -101,11 +102,18 @@ def load_checkpoint(
         ValueError: The patch method is unknown.
     """
     check_method(patch_method)
-    state = model.state_dict()
+    state = without_wrappers(model.state_dict())
     if any(tensor.is_meta for tensor in state.values()):
         raise CheckpointError(
             f"{path}: the model is on the meta device and cannot hold weights; build it on a real "
             "device, or call model.to_empty(device=...) and initialize it first"
+        )
+    kinds = {type(tensor) for tensor in state.values()} - {Tensor}
+    if kinds:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise CheckpointError(
+            f"{path}: the model has weights of another kind, {names}; load the checkpoint before "
+            "it is sharded or quantized"
         )
     weights = read_weights(located(path), prefer=prefer)
     recognized = recognize(weights.tensors, str(weights.path))

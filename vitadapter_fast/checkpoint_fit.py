@@ -15,7 +15,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from .checkpoint_files import listing
-from .checkpoint_formats import ADAPTER_PREFIXES, PATCH_KERNEL, Recognized, ViTSize, vit_size
+from .checkpoint_formats import (
+    ADAPTER_PREFIXES,
+    PATCH_KERNEL,
+    Recognized,
+    ViTSize,
+    vit_size,
+    without_wrappers,
+)
 from .errors import CheckpointError
 
 # Parts of the detectors and segmentors that the original is trained in, under OpenMMLab's names.
@@ -44,7 +51,7 @@ def check_fit(
         recognized: What the tensors are of.
         path: Their file, for messages.
     """
-    state = model.state_dict()
+    state = without_wrappers(model.state_dict())
 
     def is_optional(name: str) -> bool:
         if recognized.format == "upstream":
