@@ -3,6 +3,7 @@
 """Which values are black and white in gray pictures of more than 8 bits."""
 
 import logging
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -141,6 +142,49 @@ def test_user_sets_the_range_and_is_told_it(
         "black is 0, white 7.95897, by its pixels; --range LOW HIGH sets others",
         "black is -8, white 8, as --range says",
     ]
+
+
+def white_is_zero(values: npt.NDArray[Any], path: Path) -> Path:
+    """Write a TIFF of these values that says that white is 0, which Pillow itself does not."""
+    Image.fromarray(values).save(path)
+    content = bytearray(path.read_bytes())
+    (start,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, start)
+    for entry in range(start + 2, start + 2 + 12 * count, 12):
+        if struct.unpack_from("<H", content, entry) == (262,):
+            struct.pack_into("<H", content, entry + 8, 0)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (UNIT * 255).astype(np.uint8),
+        (UNIT * 65535).astype(np.uint16),
+        (UNIT * 4000).astype(np.uint16),
+        UNIT.astype(np.float32),
+    ],
+    ids=["8_bits", "16_bits", "12_bits", "unit"],
+)
+def test_picture_whose_white_is_0_is_no_negative(values: npt.NDArray[Any], tmp_path: Path) -> None:
+    path = white_is_zero(values, tmp_path / "photo.tif")
+    got = read_photo(path, (SIDE, SIDE))[..., 0].astype(np.int64)
+    assert abs(got - (255 - GRAY)).max() <= 2
+
+
+def test_range_of_a_picture_whose_white_is_0_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = (UNIT * 8).astype(np.float32)
+    values[0, 0] = np.nan
+    path = white_is_zero(values, tmp_path / "photo.tif")
+    with caplog.at_level(logging.INFO, "vitadapter_fast"):
+        got = read_photo(path, (SIDE, SIDE), (0.0, 16.0))[..., 0]
+    assert got[-1, -1] in (127, 128) and got[0, 1] >= 254
+    assert got[0, 0] == 0
+    told = "black is 16, white 0, as --range says; the file has white at the low end"
+    assert caplog.records[0].getMessage().endswith(told)
 
 
 @pytest.mark.parametrize("values", [["2", "1"], ["1", "1"]], ids=" ".join)

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .checkpoint import load_checkpoint
+from .checkpoint_read import files_of
 from .command import (
     MAX_BATCH,
     add_model,
@@ -148,7 +149,8 @@ def _run(args: argparse.Namespace, failures: list[str]) -> None:
         paths = find_photos(given, failures)
         names = unique_names(paths)
         is_many = len(given) > 1 or os.path.isdir(given[0])
-        inputs = paths if args.weights is None else [*paths, args.weights]
+        weights_files = [] if args.weights is None else [args.weights, *files_of(args.weights)]
+        inputs = [*paths, *weights_files]
         targets = picture_paths(names, inputs, args.out, is_many=is_many)
         if args.save is not None:
             check_save_path(args.save, inputs)
