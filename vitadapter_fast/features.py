@@ -26,6 +26,7 @@ from .command import (
     add_model,
     add_size,
     finite,
+    given_path,
     is_out_of_memory,
     model_of,
     size_text,
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "photos",
         nargs="*",
-        type=Path,
+        type=given_path,
         metavar="PHOTO",
         help="photos, or folders of them; without any, one that comes with the library",
     )
@@ -80,14 +81,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=given_path,
         metavar="PATH",
         help="picture of one photo (default: features.png); for several photos or a folder, the "
         "folder that gets NAME.png of each (default: features)",
     )
     parser.add_argument(
         "--save",
-        type=Path,
+        type=given_path,
         metavar="FILE.safetensors",
         help="keep the maps, as NAME.level1 to NAME.level4, [1, C, h, w]; held in memory until all "
         "photos are done",
