@@ -34,7 +34,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vitadapter_fast import CheckpointError, vit_adapter_s
-from vitadapter_fast.checkpoint import load_checkpoint, resample_patch_kernel
+from vitadapter_fast.checkpoint import convert_14to16, load_checkpoint, resample_patch_kernel
 from vitadapter_fast.checkpoint_formats import recognize, to_adapter, without_wrappers
 
 
@@ -282,6 +282,14 @@ def test_other_model_size_is_named(tmp_path: Path) -> None:
         "the file is a DINOv2 ViT-B (embed_dim 768, 12 blocks); "
         "the model is a ViT (embed_dim 32, 4 blocks)"
     ) in message
+
+
+@pytest.mark.parametrize("name", ["patch_embed.proj.weight", "blocks.2.attn.qkv.weight"])
+def test_integer_weights_are_not_converted(name: str) -> None:
+    tensors = official()
+    tensors[name] = tensors[name].to(torch.int8)
+    with pytest.raises(CheckpointError, match=rf"no floating numbers: {name} int8$"):
+        convert_14to16(tensors)
 
 
 def test_integer_weights_are_refused(tmp_path: Path) -> None:

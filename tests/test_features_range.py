@@ -129,6 +129,15 @@ def test_range_that_says_nothing_is_not_taken(tags: dict[int, Any]) -> None:
     assert value_range(declaring, UNIT, None)[:2] == (0.0, 1.0)  # type: ignore[arg-type,index]
 
 
+@pytest.mark.parametrize("nothing", [-9999.0, -32768.0, 9999.0, float(np.finfo("f").min)])
+def test_what_was_not_measured_does_not_count(nothing: float, tmp_path: Path) -> None:
+    values = UNIT.astype(np.float32)
+    values[: SIDE // 4] = nothing
+    got = read(values, tmp_path / "photo.tif", tags={42113: f"{nothing:.9g} "})
+    assert abs(got - GRAY)[SIDE // 2 :].max() <= 2
+    assert (got[: SIDE // 8] == (0 if nothing < 0 else 255)).all()
+
+
 def test_user_sets_the_range_and_is_told_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -232,6 +232,13 @@ def official_problems(tensors: Mapping[str, Tensor], *, may_have_others: bool = 
         problems.append(f"unexpected: {listing(others)}")
     if misshaped:
         problems.append(f"wrong shape: {listing(misshaped)}")
+    whole = [
+        f"{name} {tensors[name].dtype}".replace("torch.", "")
+        for name in wanted
+        if name in tensors and not tensors[name].is_floating_point()
+    ]
+    if whole:
+        problems.append(f"no floating numbers: {listing(whole)}")
     return "; ".join(problems)
 
 

@@ -7,8 +7,9 @@ White is the next of the full scales 1, 255 and 65535 if the brightest values re
 they stay below a quarter, as those of 12 bits do in 16, they are white themselves; between the two
 it changes gradually, so that no picture is at a cliff. Up to 1, white is 1. Where values are
 negative, black lies below 0 by the same rule: -1 to 1 keeps both halves. The brightest and the
-darkest 0.5 % of the pixels do not count, so that no single one decides. Where a TIFF says that its
-white is 0 (PhotometricInterpretation), the two values change places.
+darkest 0.5 % of the pixels do not count, so that no single one decides; nor does the value that a
+GeoTIFF has where nothing was measured (GDAL_NODATA). Where a TIFF says that its white is 0
+(PhotometricInterpretation), the two values change places.
 """
 
 import math
@@ -21,6 +22,7 @@ from PIL import Image
 # Of TIFF: the range of the values, for each sample. Its older tags of similar names are statistics.
 _BITS_PER_SAMPLE, _S_MIN_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 258, 340, 341
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_GDAL_NODATA = 42113
 
 _TAIL = 0.005
 _ROWS = 256
@@ -71,7 +73,9 @@ def _ascending(
     found = _declared_by_file(image)
     if found is not None:
         return ValueRange(*found, f"as the file declares; {_REMEDY}")
-    finite = values[np.isfinite(values)]
+    # As text; GeoTIFFs fill what was not measured with it.
+    nothing = _number(getattr(image, "tag_v2", {}).get(_GDAL_NODATA))
+    finite = values[np.isfinite(values) & (True if nothing is None else values != nothing)]
     if finite.size == 0:
         return None
     # These methods never take the one pixel that is farthest out, which interpolation would.
