@@ -196,6 +196,17 @@ def test_range_of_a_picture_whose_white_is_0_is_told(
     assert caplog.records[0].getMessage().endswith(told)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "LA"])
+def test_range_that_has_no_effect_is_told(
+    mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(GRAY.astype(np.uint8)).convert(mode).save(path)
+    assert (read_photo(path, (32, 32)) == read_photo(path, (32, 32), (0.0, 9.0))).all()
+    (told,) = [each.getMessage() for each in caplog.records]
+    assert told.startswith(f"{path}: --range says nothing of it") and told.endswith(f"got {mode}")
+
+
 @pytest.mark.parametrize("values", [["2", "1"], ["1", "1"]], ids=" ".join)
 def test_empty_range_is_an_error(values: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["features", "--device", "cpu", "--range", *values]) == 1

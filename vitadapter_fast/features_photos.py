@@ -231,6 +231,12 @@ def _to_rgb(
             raise CommandError(f"{path}: no pixel is a finite number")
         _log.info("%s: black is %g, white %g, %s", path, *found)
         return Image.fromarray(to_gray(values, found.black, found.white)).convert("RGB")
+    if declared_range is not None:
+        _log.warning(
+            "%s: --range says nothing of it: it is for gray pictures of more than 8 bits, got %s",
+            path,
+            image.mode,
+        )
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         color = image.convert("RGBA")
         white = Image.new("RGBA", color.size, "white")
