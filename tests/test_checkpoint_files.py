@@ -169,6 +169,31 @@ def test_nested_state_dict_is_taken_out(keys: tuple[str, ...], tmp_path: Path) -
     assert_same(read_checkpoint(saved(content, tmp_path / "nested.pth")), tensors)
 
 
+@pytest.mark.parametrize("name", ["vit.pth", "vit.safetensors"])
+def test_hole_in_a_torch_file_is_told(name: str, tmp_path: Path) -> None:
+    """As a download leaves it that comes in pieces: the end is there, a piece is zeros."""
+    path = tmp_path / name
+    with path.open("wb") as file:
+        torch.save(official(), file)
+    whole = bytearray(path.read_bytes())
+    place = whole.index(official()["blocks.1.mlp.fc1.weight"].numpy().tobytes())
+    for start, stop in ((place, place + 64), (place - 2000, place + 2000)):
+        with_hole = whole.copy()
+        with_hole[start:stop] = bytes(stop - start)
+        assert "the file is damaged: Bad " in read_error(file_of(with_hole, path))
+
+
+def test_torch_file_without_checksums_reads(tmp_path: Path) -> None:
+    if not hasattr(torch.serialization, "set_crc32_options"):
+        pytest.skip("this torch always writes them")
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = saved(official(), tmp_path / "vit.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert_same(read_checkpoint(path), official())
+
+
 def test_damaged_directory_of_a_torch_file_raises_nothing_else(tmp_path: Path) -> None:
     whole = saved({"weight": torch.ones(3)}, tmp_path / "whole.pth").read_bytes()
     num_refused = 0
