@@ -108,6 +108,7 @@ def test_conversion_interrupted(name: str, status: int, left: int, tmp_path: Pat
 DISK_FULL = """
 import os, resource, sys
 from vitadapter_fast.commands.cli import main
+from vitadapter_fast.commands.convert import main as convert
 
 arguments = ["features", "--device", "cpu", "--size", "96"]
 for max_bytes, file in ((50_000, "photo.png"), (600_000, "maps.safetensors")):
@@ -115,20 +116,25 @@ for max_bytes, file in ((50_000, "photo.png"), (600_000, "maps.safetensors")):
     resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, resource.RLIM_INFINITY))
     assert main([*arguments, "--out", "photo.png", "--save", "maps.safetensors"]) == 1
     assert open(file).read() == "old"
-assert sorted(os.listdir()) == ["maps.safetensors", "photo.png"]
-sys.stdout = open("/dev/full", "w")
-assert main(["configs"]) == 1
+assert sorted(os.listdir()) == ["elsewhere", "maps.safetensors", "photo.png"]
+for command in (main, convert):
+    for buffering in (1, -1):
+        sys.stdout = open("/dev/full", "w", buffering)
+        assert command(["configs"] if command is main else [sys.argv[1]]) == 1
+assert os.path.getsize("elsewhere/vit_14to16.pth") > 100_000
 """
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
 def test_disk_full(tmp_path: Path) -> None:
     """For conversions see commands/test_convert.py."""
-    done = run(DISK_FULL, folder=tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    source = saved(official(), tmp_path / "elsewhere" / "vit.pth")
+    done = run(DISK_FULL, source, folder=tmp_path)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     for name, each in zip(["photo.png", *["maps.safetensors"] * 2], errors, strict=False):
         assert re.match(f"error: {name}: cannot be written: .*File too large", each)
-    assert errors[3:] == ["error: the output cannot be written: No space left on device"]
+    assert errors[3:] == ["error: the output cannot be written: No space left on device"] * 4
 
 
 def test_one_photo_of_many_unreadable_or_without_room(

@@ -3,6 +3,7 @@
 """The command line: what it prints, writes, and returns, mostly with photos of 96 pixels."""
 
 import builtins
+import json
 import logging
 import os
 import subprocess
@@ -224,6 +225,31 @@ def test_what_cannot_be_done_is_one_error_line(tmp_path, capsys, argv, message):
     assert err.count("\n") == 1
     assert message in err
     assert files_in(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "part-1.safetensors"])
+def test_maps_replace_no_file_of_the_weights(tmp_path, capsys, name):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    save_file({"weight": torch.ones(2)}, weights / name)
+    if name != "model.safetensors":
+        index = {"weight_map": {"weight": name}}
+        (weights / "model.safetensors.index.json").write_text(json.dumps(index))
+    before = (weights / name).read_bytes()
+    argv = ["--weights", "weights", "--save", f"weights/{name}"]
+    assert cli.main(["features", *argv, *SMALL]) == 1
+    told = f"--save: weights/{name} is one of the inputs and would be overwritten"
+    assert told in capsys.readouterr().err
+    assert (weights / name).read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipe_is_not_waited_for(tmp_path, capsys):
+    os.mkfifo("pipe.png")
+    make_photo(tmp_path / "fine.png")
+    assert cli.main(["features", "pipe.png", "fine.png", *SMALL]) == 1
+    assert capsys.readouterr().err == "error: pipe.png: a pipe or device; save it to a file first\n"
+    assert files_in(tmp_path / "features") == ["fine.png"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -3,6 +3,7 @@
 """Which values are black and white in gray pictures of more than 8 bits."""
 
 import logging
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -128,6 +129,15 @@ def test_range_that_says_nothing_is_not_taken(tags: dict[int, Any]) -> None:
     assert value_range(declaring, UNIT, None)[:2] == (0.0, 1.0)  # type: ignore[arg-type,index]
 
 
+@pytest.mark.parametrize("nothing", [-9999.0, -32768.0, 9999.0, float(np.finfo("f").min)])
+def test_what_was_not_measured_does_not_count(nothing: float, tmp_path: Path) -> None:
+    values = UNIT.astype(np.float32)
+    values[: SIDE // 4] = nothing
+    got = read(values, tmp_path / "photo.tif", tags={42113: f"{nothing:.9g} "})
+    assert abs(got - GRAY)[SIDE // 2 :].max() <= 2
+    assert (got[: SIDE // 8] == (0 if nothing < 0 else 255)).all()
+
+
 def test_user_sets_the_range_and_is_told_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -141,6 +151,60 @@ def test_user_sets_the_range_and_is_told_it(
         "black is 0, white 7.95897, by its pixels; --range LOW HIGH sets others",
         "black is -8, white 8, as --range says",
     ]
+
+
+def white_is_zero(values: npt.NDArray[Any], path: Path) -> Path:
+    """Write a TIFF of these values that says that white is 0, which Pillow itself does not."""
+    Image.fromarray(values).save(path)
+    content = bytearray(path.read_bytes())
+    (start,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, start)
+    for entry in range(start + 2, start + 2 + 12 * count, 12):
+        if struct.unpack_from("<H", content, entry) == (262,):
+            struct.pack_into("<H", content, entry + 8, 0)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (UNIT * 255).astype(np.uint8),
+        (UNIT * 65535).astype(np.uint16),
+        (UNIT * 4000).astype(np.uint16),
+        UNIT.astype(np.float32),
+    ],
+    ids=["8_bits", "16_bits", "12_bits", "unit"],
+)
+def test_picture_whose_white_is_0_is_no_negative(values: npt.NDArray[Any], tmp_path: Path) -> None:
+    path = white_is_zero(values, tmp_path / "photo.tif")
+    got = read_photo(path, (SIDE, SIDE))[..., 0].astype(np.int64)
+    assert abs(got - (255 - GRAY)).max() <= 2
+
+
+def test_range_of_a_picture_whose_white_is_0_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = (UNIT * 8).astype(np.float32)
+    values[0, 0] = np.nan
+    path = white_is_zero(values, tmp_path / "photo.tif")
+    with caplog.at_level(logging.INFO, "vitadapter_fast"):
+        got = read_photo(path, (SIDE, SIDE), (0.0, 16.0))[..., 0]
+    assert got[-1, -1] in (127, 128) and got[0, 1] >= 254
+    assert got[0, 0] == 0
+    told = "black is 16, white 0, as --range says; the file has white at the low end"
+    assert caplog.records[0].getMessage().endswith(told)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "LA"])
+def test_range_that_has_no_effect_is_told(
+    mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(GRAY.astype(np.uint8)).convert(mode).save(path)
+    assert (read_photo(path, (32, 32)) == read_photo(path, (32, 32), (0.0, 9.0))).all()
+    (told,) = [each.getMessage() for each in caplog.records]
+    assert told.startswith(f"{path}: --range says nothing of it") and told.endswith(f"got {mode}")
 
 
 @pytest.mark.parametrize("values", [["2", "1"], ["1", "1"]], ids=" ".join)

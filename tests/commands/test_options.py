@@ -19,6 +19,7 @@ from tiny import WINDOWED
 from vitadapter_fast import ViTAdapter, images
 from vitadapter_fast.commands import cli, configs
 from vitadapter_fast.commands import export as export_command
+from vitadapter_fast.commands import features as features_command
 from vitadapter_fast.commands import options as shared
 from vitadapter_fast.commands.features.photos import packaged_photo, read_photo
 from vitadapter_fast.costs import cost
@@ -42,7 +43,12 @@ NUMERIC = {
     f"{name} {option}": (name, option, action)
     for name in cli._COMMANDS
     for option, action in options(name).items()
-    if action.type not in (None, Path)
+    if action.type not in (None, shared.given_path)
+}
+PATHS = {
+    "convert": ["--out"],
+    "export": ["--weights", "--out"],
+    "features": ["--weights", "--out", "--save"],
 }
 
 
@@ -57,6 +63,47 @@ def test_numeric_options_are_these() -> None:
         "info --batch",
         "info --size",
     ]
+
+
+def test_options_with_paths_are_these() -> None:
+    found = {
+        name: [
+            option for option, action in options(name).items() if action.type is shared.given_path
+        ]
+        for name in cli._COMMANDS
+    }
+    assert {name: names for name, names in found.items() if names} == PATHS
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("convert", "FILE"),
+        ("features", "PHOTO"),
+        *((name, option) for name, names in PATHS.items() for option in names),
+    ],
+)
+def test_empty_path_is_not_the_current_folder(
+    name: str, argument: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [argument] if argument.startswith("--") else []
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, *given, ""])
+    assert stop.value.code == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.endswith(f"argument {argument}: must be a path, got ''")
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [("-1e3", "5"), ("-1.5E+3", "-1e-3"), ("-.5e1", "-2.e-30"), ("-1000", "1e3")]
+)
+def test_range_takes_negative_numbers_in_any_notation(
+    low: str, high: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranges = []
+    monkeypatch.setattr(features_command, "run", lambda args: ranges.append(args.range) or 0)
+    assert cli.main(["features", "--range", low, high]) == 0
+    assert ranges == [[float(low), float(high)]]
 
 
 WRONG = [

@@ -3,6 +3,8 @@
 """The backbone as OpenMMLab's frameworks use it: its keywords, modes, weights and errors."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,12 +20,14 @@ from torch import Tensor, nn
 pytest.importorskip("mmengine")
 pytest.importorskip("mmcv")
 
+from mmengine.fileio import LocalBackend, register_backend  # noqa: E402
 from mmengine.model import BaseModule  # noqa: E402
 from mmengine.optim import LinearLR, OptimWrapper, build_optim_wrapper  # noqa: E402
 from mmengine.registry import MODELS  # noqa: E402
 from mmengine.runner import load_checkpoint  # noqa: E402
 
 import vitadapter_fast  # noqa: E402
+from vitadapter_fast import CheckpointError  # noqa: E402
 from vitadapter_fast.integrations.mmdet import (  # noqa: E402
     SegmentationViTAdapter,
     ViTAdapter,
@@ -199,16 +203,43 @@ def test_failed_loading_can_be_repeated(tmp_path: Path) -> None:
     assert same(backbone, adapted(tensors))
 
 
-def test_pretrained_may_be_a_url(tmp_path: Path) -> None:
-    tensors = official(patch=16)
-    saved(tensors, tmp_path / "dinov2.pth")
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address under which the files in ``tmp_path`` are."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        backbone = build(pretrained=f"http://127.0.0.1:{server.server_port}/dinov2.pth")
-        backbone.init_weights()
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-    assert same(backbone, adapted(tensors))
+
+
+def test_pretrained_may_be_a_url(served: str, tmp_path: Path) -> None:
+    path = saved(official(patch=16), tmp_path / "dinov2.pth")
+    build(pretrained=f"{served}/dinov2.pth").init_weights()
+    path.unlink()
+    backbone = build(pretrained=f"{served}/dinov2.pth")
+    backbone.init_weights()  # once for all processes and runs
+    assert same(backbone, adapted(official(patch=16)))
+
+
+@pytest.mark.parametrize("name", ["cut.pth", "gone.pth"])
+def test_url_at_fault_is_named(name: str, served: str, tmp_path: Path) -> None:
+    saved({"a": torch.ones(1), "b": 2}, tmp_path / "cut.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:200])
+    with pytest.raises(CheckpointError, match=f"{served}/{name}"):
+        build(pretrained=f"{served}/{name}").init_weights()
+
+
+def test_file_of_another_storage_is_named_as_in_the_config(tmp_path: Path) -> None:
+    @register_backend("vault", prefixes="vault", force=True)
+    class Vault(LocalBackend):  # type: ignore[misc]
+        @contextmanager
+        def get_local_path(self, filepath: str) -> Iterator[str]:
+            yield str(saved({"a": torch.ones(1)}, tmp_path / "tmp12345"))
+
+    with pytest.raises(CheckpointError, match=r"^vault://dinov2\.pth: not a DINOv2"):
+        build(pretrained="vault://dinov2.pth").init_weights()
 
 
 def test_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -270,6 +270,21 @@ def test_key_that_nothing_tells_to_be_a_model_may_be_preferred(tmp_path: Path) -
     assert_same(read_checkpoint(path, prefer="things"), {"weight": torch.ones(2)})
 
 
+def test_dotted_key_of_a_nested_set_is_found_from_the_root(tmp_path: Path) -> None:
+    content = {"runs": {"first": RAW, "second": AVERAGED}, "best": {"net": THIRD}}
+    seed, report = loaded_from(content, tmp_path, prefer="runs.second")
+    assert (seed, report.taken) == (2, "runs.second")
+
+
+def test_set_at_the_root_has_a_name_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "vitadapter_fast"):
+        _, report = loaded_from(RAW | under("ema.", AVERAGED), tmp_path, prefer="ema")
+    assert report.left == ("",)
+    assert "took ema, left the root" in caplog.text
+
+
 def test_settings_under_the_name_of_a_model_are_no_candidate(tmp_path: Path) -> None:
     content = {"model": {"name": "vit", "depth": 4}, "state_dict": RAW}
     assert loaded_from(content, tmp_path)[0] == 1

@@ -52,6 +52,12 @@ def test_unknown_method_is_refused() -> None:
         resample_patch_kernel(torch.randn(2, 3, 14, 14), 16, "nearest")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.complex64])
+def test_kernel_that_is_not_floating_is_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=f"wanted a floating weight, got {dtype}"):
+        resample_patch_kernel(torch.ones(2, 3, 14, 14).to(dtype), 16)
+
+
 @pytest.mark.parametrize("method", ["bilinear", "pi"])
 def test_model_of_patch_16_takes_a_file_of_patch_14_by_the_chosen_method(
     method: Any, tmp_path: Path

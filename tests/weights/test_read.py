@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_cases import Payload, assert_same, official, saved
+from checkpoint_cases import Payload, assert_same, official, saved, tiny_model
 from torch import nn
 
 from vitadapter_fast import CheckpointError
-from vitadapter_fast.weights import read_checkpoint
+from vitadapter_fast.weights import load_checkpoint, read_checkpoint
 
 
 def read_error(path: Path) -> str:
@@ -35,6 +35,18 @@ def test_missing_file_is_named(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_empty_file_is_told(suffix: str, tmp_path: Path) -> None:
     assert "the file is empty" in read_error(file_of(b"", tmp_path / f"empty{suffix}"))
+
+
+@pytest.mark.parametrize(
+    "read", [read_checkpoint, lambda path: load_checkpoint(tiny_model(), path)]
+)
+def test_empty_path_is_not_the_current_folder(
+    read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(official(), tmp_path / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="^'': no such file: the path is empty$"):
+        read("")
 
 
 def test_directory_is_told(tmp_path: Path) -> None:
@@ -117,6 +129,30 @@ def test_values_that_are_no_tensors_are_named(tmp_path: Path) -> None:
     assert "epoch (int)" in read_error(path)
 
 
+ODD = {
+    "meta": lambda tensor: tensor.to("meta"),
+    "sparse_coo": torch.Tensor.to_sparse,
+    "sparse_csr": torch.Tensor.to_sparse_csr,
+    "nested": lambda tensor: torch.nested.nested_tensor([tensor, tensor[:1]]),
+    "quantized": lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["patch_embed.proj.weight", "blocks.3.mlp.fc2.weight"])
+@pytest.mark.parametrize("kind", ODD)
+def test_tensors_that_are_no_plain_numbers_are_named(kind: str, name: str, tmp_path: Path) -> None:
+    tensors = official(patch=16)
+    odd = tensors | {name: ODD[kind](tensors[name].flatten(1))}
+    model = tiny_model()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    path = saved(odd, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(model, path)
+    assert str(caught.value).startswith(f"{path}: ") and f"{name} ({kind}" in str(caught.value)
+    assert_same(model.state_dict(), before)
+
+
 def test_several_state_dicts_are_told(tmp_path: Path) -> None:
     content = {"model": official(), "teacher": official()}
     assert "several state dicts (model, teacher)" in read_error(saved(content, tmp_path / "2.pth"))
@@ -131,6 +167,31 @@ def test_nested_state_dict_is_taken_out(keys: tuple[str, ...], tmp_path: Path) -
     for key in keys:
         content = {key: content, "epoch": 3}
     assert_same(read_checkpoint(saved(content, tmp_path / "nested.pth")), tensors)
+
+
+@pytest.mark.parametrize("name", ["vit.pth", "vit.safetensors"])
+def test_hole_in_a_torch_file_is_told(name: str, tmp_path: Path) -> None:
+    """As a download leaves it that comes in pieces: the end is there, a piece is zeros."""
+    path = tmp_path / name
+    with path.open("wb") as file:
+        torch.save(official(), file)
+    whole = bytearray(path.read_bytes())
+    place = whole.index(official()["blocks.1.mlp.fc1.weight"].numpy().tobytes())
+    for start, stop in ((place, place + 64), (place - 2000, place + 2000)):
+        with_hole = whole.copy()
+        with_hole[start:stop] = bytes(stop - start)
+        assert "the file is damaged: Bad " in read_error(file_of(with_hole, path))
+
+
+def test_torch_file_without_checksums_reads(tmp_path: Path) -> None:
+    if not hasattr(torch.serialization, "set_crc32_options"):
+        pytest.skip("this torch always writes them")
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = saved(official(), tmp_path / "vit.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert_same(read_checkpoint(path), official())
 
 
 def test_damaged_directory_of_a_torch_file_raises_nothing_else(tmp_path: Path) -> None:

@@ -3,17 +3,17 @@
 """Command line in, exit status out; each subcommand lives in a module that loads when called."""
 
 import argparse
-import errno
 import importlib
 import logging
-import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import NamedTuple
 
 from ..version import __version__
-from .termination import tidy_termination
+from .termination import output_failed, tidy_termination
 
 
 class _Command(NamedTuple):
@@ -43,6 +43,8 @@ _COMMANDS = {
         "--cost s --size 512x640",
     ),
 }
+# Exponents of more digits are of numbers that no option takes.
+_NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)e[+-]?\d{1,3}", re.ASCII | re.IGNORECASE)
 _PROGRAM = "python -m vitadapter_fast"
 # Import name -> package, and the extra that has it.
 _EXTRAS = {
@@ -88,13 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("interrupted\n")
         return 130
     except OSError as error:
-        # What was written to stdout: files have errors of their own.
-        if error.errno not in (errno.ENOSPC, errno.EPIPE):
-            raise
-        sys.stderr.write(f"error: the output cannot be written: {error.strerror}\n")
-        # Python would try and fail once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return output_failed(error)
 
 
 def _run(arguments: list[str]) -> int:
@@ -120,9 +116,14 @@ def _run(arguments: list[str]) -> int:
             module = importlib.import_module(f".{name}", __package__)
             module.add_arguments(command)
             command.set_defaults(run=module.run)
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_args(_without_exponents(arguments))
     status: int = parsed.run(parsed)
     return status
+
+
+def _without_exponents(arguments: Sequence[str]) -> list[str]:
+    """Return arguments with negative numbers written out: argparse takes -1e3 for an option."""
+    return [format(Decimal(each), "f") if _NEGATIVE.fullmatch(each) else each for each in arguments]
 
 
 class _Notices(logging.StreamHandler):  # type: ignore[type-arg]

@@ -15,7 +15,8 @@ from ..weights import PatchMethod, convert_14to16
 from ..weights.download import OfficialModel, download, is_address, official_model
 from ..weights.files import write_checkpoint
 from ..weights.read import files_of, read_checkpoint
-from .termination import tidy_termination
+from .options import given_name, given_path
+from .termination import output_failed, tidy_termination
 
 DESCRIPTION = (
     "Convert DINOv2 checkpoints from patch size 14 to 16, as ViT-Adapter trains from. "
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files",
         nargs="+",
+        type=given_name,
         metavar="FILE",
         help="checkpoint in official, Hugging Face or timm format, a folder of Hugging Face's, an "
         "index of shards, or a name to download: dinov2_vits14, dinov2_vitb14, dinov2_vitl14, "
@@ -48,7 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which of several sets of weights in a file: ema, teacher, student, or any other key",
     )
     parser.add_argument(
-        "--out", metavar="PATH", type=Path, help="output file, or folder; a folder for several"
+        "--out",
+        metavar="PATH",
+        type=given_path,
+        help="output file, or folder; a folder for several",
     )
 
 
@@ -73,7 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse a command line and return the exit status of ``run``; SIGTERM ends it with 143."""
     parser = argparse.ArgumentParser(prog="convert_14to16.py", description=DESCRIPTION)
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    try:
+        status = run(args)
+        sys.stdout.flush()
+    except OSError as error:
+        return output_failed(error)
+    return status
 
 
 def _convert_all(

@@ -10,7 +10,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
@@ -21,7 +20,15 @@ from ..export._parity import TOLERANCE
 from ..export._program import MIN_DYNAMIC_SIZE, check_size
 from ..model.grid import STRIDES
 from ..weights import load_checkpoint
-from .options import add_model, add_size, is_out_of_memory, model_of, size_text, whole_number
+from .options import (
+    add_model,
+    add_size,
+    given_path,
+    is_out_of_memory,
+    model_of,
+    size_text,
+    whole_number,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="onnx, or pt2: compiled by AOTInductor for this machine",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="ends in .onnx or .pt2"
+        "--out", type=given_path, required=True, metavar="FILE", help="ends in .onnx or .pt2"
     )
     parser.add_argument("--force", action="store_true", help="replace --out if it exists")
     add_size(

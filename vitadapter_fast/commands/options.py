@@ -32,6 +32,18 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
+def given_name(text: str) -> str:
+    """Be the type of an option that takes a path; "" would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("must be a path, got ''")
+    return text
+
+
+def given_path(text: str) -> Path:
+    """Be the type of an option that takes a path, for code that wants a ``Path``."""
+    return Path(given_name(text))
+
+
 def finite(text: str) -> float:
     """Be the type of an option that takes a number."""
     try:
@@ -88,7 +100,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=tuple(PRESETS), default="s", help="default: s")
     parser.add_argument(
         "--weights",
-        type=Path,
+        type=given_path,
         metavar="FILE",
         help="DINOv2 or ViT-Adapter checkpoint in any known format; without it, weights are random",
     )

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What keeps a command from ending badly: told to stop it cleans up, and it can write any text."""
 
+import errno
 import io
 import os
 import signal
@@ -53,6 +54,26 @@ def any_text() -> Iterator[None]:
                 stack.callback(_reconfigure, stream, stream.errors or "strict")
                 _reconfigure(stream, "backslashreplace")
         yield
+
+
+def output_failed(error: OSError) -> int:
+    """Tell that stdout takes no more, as on a full disk or where its reader has gone.
+
+    Args:
+        error: What writing raised; files have errors of their own.
+
+    Returns:
+        Exit status 1.
+
+    Raises:
+        OSError: ``error``, if it is of another kind.
+    """
+    if error.errno not in (errno.ENOSPC, errno.EPIPE):
+        raise error
+    sys.stderr.write(f"error: the output cannot be written: {error.strerror}\n")
+    # Python would try and fail once more at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _reconfigure(stream: io.TextIOWrapper, errors: str) -> None:

@@ -9,7 +9,8 @@ segmentation; here it is mmengine's scope and registry that tell which is meant.
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, TypeAlias
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from .. import model as models
+from ..errors import CheckpointError
 from ..optim import layer_decay_groups
 from ..weights import PatchMethod, load_checkpoint
 from ._common import MODEL_KEYWORDS, check_keywords, check_out_indices, fix_unused, missing
@@ -153,7 +155,7 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
             # Another attempt is possible if this one fails.
             self._is_init = False
             # mmengine's own loader would leave out what does not fit.
-            with get_local_path(os.fspath(pretrained)) as path:
+            with _local(os.fspath(pretrained)) as path:
                 load_checkpoint(self, path, patch_method=self.patch_method, prefer=prefer)
             self._is_init = True
 
@@ -277,6 +279,20 @@ class ViTAdapterLayerDecay(DefaultOptimWrapperConstructor):
             layer_decay=self.paramwise_cfg["layer_decay_rate"],
             num_layers=self.paramwise_cfg.get("num_layers"),
         )
+
+
+@contextmanager
+def _local(name: str) -> Iterator[str]:
+    """Fetch a checkpoint by mmengine's storage backends; its errors name it as the config does."""
+    # These are load_checkpoint's own to fetch: once for all processes and runs.
+    if name.startswith(("http://", "https://")):
+        yield name
+        return
+    with get_local_path(name) as path:
+        try:
+            yield path
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(os.fspath(path), name)) from error
 
 
 def _replace_norms(backbone: models.ViTAdapter, norm_cfg: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
@@ -116,7 +117,7 @@ def _sets_in(content: Mapping[Any, Any], taken: list[str], prefer: str | None) -
         and (
             key in _USUAL
             or key == prefer
-            or _dotted(taken, key) == prefer
+            or f"{prefer}.".startswith(f"{_dotted(taken, key)}.")
             or _BESIDE.fullmatch(key)
             or find_vits(value)
         )
@@ -220,18 +221,36 @@ def _named_tensors(path: Path, content: Any, taken: list[str]) -> dict[str, Tens
     others += [f"{key!r} (a name that is no string)" for key in tensors if not isinstance(key, str)]
     if others:
         raise CheckpointError(f"{path}: holds values that are not named tensors: {listing(others)}")
+    odd = [f"{name} ({kind})" for name, tensor in tensors.items() if (kind := _odd_kind(tensor))]
+    if odd:
+        raise CheckpointError(
+            f"{path}: holds tensors that are no plain numbers in memory: {listing(odd)}; save them "
+            "as dense floating tensors"
+        )
     return tensors
+
+
+def _odd_kind(tensor: Tensor) -> str:
+    """Why a tensor cannot be copied into a parameter, or ""."""
+    if tensor.is_meta:
+        return "meta, without values"
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout != torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    return "quantized" if tensor.is_quantized else ""
 
 
 def _report(
     weights: Weights, rivals: list[str], note: str, prefer: str | None, *, is_met: bool
 ) -> None:
-    path, taken, left = weights.path, weights.taken, listing(weights.left)
+    path, taken = weights.path, weights.taken or "the root"
+    left = listing(each or "the root" for each in weights.left)
     if prefer is not None and not is_met:
         if rivals:
             raise CheckpointError(
                 f"{path}: holds nothing named {prefer!r}; it has "
-                f"{listing(filter(None, [taken, *rivals]))}"
+                f"{listing(each or 'the root' for each in dict.fromkeys([weights.taken, *rivals]))}"
             )
         _log.warning("%s: holds one set of weights, not named %r; took it", path, prefer)
     if not weights.left:

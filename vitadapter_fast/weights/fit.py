@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .files import listing
-from .formats import ADAPTER_PREFIXES, PATCH_KERNEL, Recognized, ViTSize, vit_size
+from .formats import (
+    ADAPTER_PREFIXES,
+    PATCH_KERNEL,
+    Recognized,
+    ViTSize,
+    vit_size,
+    without_wrappers,
+)
 
 # Parts of the detectors and segmentors that the original is trained in, under OpenMMLab's names.
 _SEGMENTOR = frozenset({"decode_head", "auxiliary_head"})
@@ -44,7 +51,7 @@ def check_fit(
         recognized: What the tensors are of.
         path: Their file, for messages.
     """
-    state = model.state_dict()
+    state = without_wrappers(model.state_dict())
 
     def is_optional(name: str) -> bool:
         if recognized.format == "upstream":

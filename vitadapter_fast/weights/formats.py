@@ -59,6 +59,8 @@ _HF_PARTS = {
 }
 # FSDP training of DINOv2 wraps blocks in chunks: blocks.<chunk>.<block>.
 _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")
+# What torch.compile, FSDP and activation checkpointing put into the names of what they wrap.
+_WRAPPER = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _FFN_OF_SWIGLU = {f"blocks.0.mlp.{name}.weight" for name in ("w12", "w1", "fc1_g")}
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 _UNUSED = (
@@ -136,6 +138,12 @@ def vit_size(tensors: Mapping[str, Tensor]) -> ViTSize | None:
     )
 
 
+def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors under the names that they have where nothing wraps a part of the model."""
+    named = {_WRAPPER.sub("", name): tensor for name, tensor in tensors.items()}
+    return named if len(named) == len(tensors) else dict(tensors)
+
+
 def find_vits(names: Iterable[object]) -> list[tuple[str, str]]:
     """Return the prefix of each ViT among names, with the name of its patch kernel behind it."""
     return [
@@ -165,6 +173,7 @@ def recognize(tensors: Mapping[str, Tensor], source: str) -> Recognized:
     Raises:
         CheckpointError: There is no ViT, or more than one.
     """
+    tensors = without_wrappers(tensors)
     vits = find_vits(tensors)
     if not vits:
         raise CheckpointError(
@@ -225,6 +234,13 @@ def official_problems(tensors: Mapping[str, Tensor], *, may_have_others: bool = 
         problems.append(f"unexpected: {listing(others)}")
     if misshaped:
         problems.append(f"wrong shape: {listing(misshaped)}")
+    whole = [
+        f"{name} {tensors[name].dtype}".replace("torch.", "")
+        for name in wanted
+        if name in tensors and not tensors[name].is_floating_point()
+    ]
+    if whole:
+        problems.append(f"no floating numbers: {listing(whole)}")
     return "; ".join(problems)
 
 

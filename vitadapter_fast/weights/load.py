@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .download import located
 from .files import listing
 from .fit import check_fit
-from .formats import PATCH_KERNEL, Format, find_heads, recognize, to_adapter
+from .formats import PATCH_KERNEL, Format, find_heads, recognize, to_adapter, without_wrappers
 from .patch_kernel import PatchMethod, check_method, fit_patch_kernel
 from .read import read_weights
 
@@ -78,11 +78,18 @@ def load_checkpoint(
         ValueError: The patch method is unknown.
     """
     check_method(patch_method)
-    state = model.state_dict()
+    state = without_wrappers(model.state_dict())
     if any(tensor.is_meta for tensor in state.values()):
         raise CheckpointError(
             f"{path}: the model is on the meta device and cannot hold weights; build it on a real "
             "device, or call model.to_empty(device=...) and initialize it first"
+        )
+    kinds = {type(tensor) for tensor in state.values()} - {Tensor}
+    if kinds:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise CheckpointError(
+            f"{path}: the model has weights of another kind, {names}; load the checkpoint before "
+            "it is sharded or quantized"
         )
     weights = read_weights(located(path), prefer=prefer)
     recognized = recognize(weights.tensors, str(weights.path))

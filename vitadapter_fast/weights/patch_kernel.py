@@ -32,7 +32,7 @@ def resample_patch_kernel(weight: Tensor, size: int, method: PatchMethod = "bili
         [C, I, size, size] in the dtype of ``weight``; ``weight`` itself where p is the size.
 
     Raises:
-        ValueError: The weight is not 4-dimensional or the method unknown.
+        ValueError: The weight is not 4-dimensional and floating, or the method unknown.
 
     Source: Beyer et al. 2022, arXiv:2212.08013, section 3.4.
     """
@@ -42,6 +42,8 @@ def resample_patch_kernel(weight: Tensor, size: int, method: PatchMethod = "bili
             f"resample_patch_kernel: wanted a weight [C, I, p, p] and a positive size, got "
             f"{tuple(weight.shape)} and {size}"
         )
+    if not weight.is_floating_point():
+        raise ValueError(f"resample_patch_kernel: wanted a floating weight, got {weight.dtype}")
     height, width = weight.shape[2:]
     if (height, width) == (size, size):
         return weight

@@ -76,4 +76,6 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
 def home_expanded(path: str | bytes | os.PathLike[str]) -> Path:
     """Return a path with ``~`` replaced by the home folder, unless there is a file of that name."""
     text = os.fsdecode(path)
+    if not text:  # pathlib takes it for the current folder
+        raise CheckpointError("'': no such file: the path is empty")
     return Path(text if os.path.lexists(text) else os.path.expanduser(text))

@@ -27,10 +27,12 @@ from ...model import ViTAdapter
 from ...ops import _backends
 from ...version import __version__
 from ...weights import load_checkpoint
+from ...weights.read import files_of
 from ..options import (
     add_model,
     add_size,
     finite,
+    given_path,
     is_out_of_memory,
     model_of,
     size_text,
@@ -64,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "photos",
         nargs="*",
-        type=Path,
+        type=given_path,
         metavar="PHOTO",
         help="photos, or folders of them; without any, one that comes with the library",
     )
@@ -80,14 +82,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=given_path,
         metavar="PATH",
         help="picture of one photo (default: features.png); for several photos or a folder, the "
         "folder that gets NAME.png of each (default: features)",
     )
     parser.add_argument(
         "--save",
-        type=Path,
+        type=given_path,
         metavar="FILE.safetensors",
         help="keep the maps, as NAME.level1 to NAME.level4, [1, C, h, w]; held in memory until all "
         "photos are done",
@@ -149,7 +151,8 @@ def _run(args: argparse.Namespace, failures: list[str]) -> None:
         paths = find_photos(given, failures)
         names = unique_names(paths)
         is_many = len(given) > 1 or os.path.isdir(given[0])
-        inputs = paths if args.weights is None else [*paths, args.weights]
+        weights_files = [] if args.weights is None else [args.weights, *files_of(args.weights)]
+        inputs = [*paths, *weights_files]
         targets = picture_paths(names, inputs, args.out, is_many=is_many)
         if args.save is not None:
             check_save_path(args.save, inputs)

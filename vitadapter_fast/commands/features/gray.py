@@ -7,7 +7,9 @@ White is the next of the full scales 1, 255 and 65535 if the brightest values re
 they stay below a quarter, as those of 12 bits do in 16, they are white themselves; between the two
 it changes gradually, so that no picture is at a cliff. Up to 1, white is 1. Where values are
 negative, black lies below 0 by the same rule: -1 to 1 keeps both halves. The brightest and the
-darkest 0.5 % of the pixels do not count, so that no single one decides.
+darkest 0.5 % of the pixels do not count, so that no single one decides; nor does the value that a
+GeoTIFF has where nothing was measured (GDAL_NODATA). Where a TIFF says that its white is 0
+(PhotometricInterpretation), the two values change places.
 """
 
 import math
@@ -19,6 +21,8 @@ from PIL import Image
 
 # Of TIFF: the range of the values, for each sample. Its older tags of similar names are statistics.
 _BITS_PER_SAMPLE, _S_MIN_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 258, 340, 341
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_GDAL_NODATA = 42113
 
 _TAIL = 0.005
 _ROWS = 256
@@ -32,10 +36,10 @@ _BRIGHTEST, _WHITE = _FULL_SCALES.T
 
 
 class ValueRange(NamedTuple):
-    """The values that are black and white, and who says so."""
+    """The values that are black and white, either of which may be the lower; and who says so."""
 
-    low: float
-    high: float
+    black: float
+    white: float
     source: str
 
 
@@ -52,12 +56,26 @@ def value_range(
     Returns:
         The range, or None if no pixel is a finite number.
     """
+    found = _ascending(image, values, declared)
+    # Pillow inverts such pictures itself, but only those of 8 bits.
+    if found is None or getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) != _WHITE_IS_ZERO:
+        return found
+    return ValueRange(
+        found.white, found.black, f"{found.source}; the file has white at the low end"
+    )
+
+
+def _ascending(
+    image: Image.Image, values: npt.NDArray[Any], declared: tuple[float, float] | None
+) -> ValueRange | None:
     if declared is not None:
         return ValueRange(*declared, "as --range says")
     found = _declared_by_file(image)
     if found is not None:
         return ValueRange(*found, f"as the file declares; {_REMEDY}")
-    finite = values[np.isfinite(values)]
+    # As text; GeoTIFFs fill what was not measured with it.
+    nothing = _number(getattr(image, "tag_v2", {}).get(_GDAL_NODATA))
+    finite = values[np.isfinite(values) & (True if nothing is None else values != nothing)]
     if finite.size == 0:
         return None
     # These methods never take the one pixel that is farthest out, which interpolation would.
@@ -81,15 +99,16 @@ def _black(depth: float) -> float:
     return white(depth) if depth >= 1 else min(1.0, 2 * max(0.0, depth))
 
 
-def to_gray(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
-    """Return values [H, W] as gray from 0 at ``low`` to 255 at ``high``; NaN is 0."""
+def to_gray(values: npt.NDArray[Any], black: float, white: float) -> npt.NDArray[np.uint8]:
+    """Return values [H, W] as gray from 0 at ``black`` to 255 at ``white``; NaN is 0."""
     gray = np.empty(values.shape, dtype=np.uint8)
     # Halved, because the difference of two large numbers may be infinite.
-    span = high / 2 - low / 2
+    span = white / 2 - black / 2
+    low, high = min(black, white), max(black, white)
     # In parts, because float64 takes eight times the memory of the result.
     for top in range(0, len(values), _ROWS):
         part = values[top : top + _ROWS].astype(np.float64)
-        share = (np.clip(part, low, high) / 2 - low / 2) / span
+        share = (np.clip(part, low, high) / 2 - black / 2) / span
         gray[top : top + _ROWS] = np.nan_to_num(share, nan=0.0) * 255 + 0.5
     return gray
 

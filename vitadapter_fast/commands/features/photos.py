@@ -139,6 +139,9 @@ def read_photo(
         CommandError: The file is missing, no photo, damaged, too large for Pillow or more than 50
             times as long as wide.
     """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        # Opening a pipe would wait for its writer, and it cannot be read twice.
+        raise CommandError(f"{path}: a pipe or device; save it to a file first")
     try:
         with warnings.catch_warnings():
             # At half of the size that is refused.
@@ -222,7 +225,13 @@ def _to_rgb(
         if found is None:
             raise CommandError(f"{path}: no pixel is a finite number")
         _log.info("%s: black is %g, white %g, %s", path, *found)
-        return Image.fromarray(to_gray(values, found.low, found.high)).convert("RGB")
+        return Image.fromarray(to_gray(values, found.black, found.white)).convert("RGB")
+    if declared_range is not None:
+        _log.warning(
+            "%s: --range says nothing of it: it is for gray pictures of more than 8 bits, got %s",
+            path,
+            image.mode,
+        )
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         color = image.convert("RGBA")
         white = Image.new("RGBA", color.size, "white")
