@@ -159,6 +159,15 @@ def test_setting_is_refused(case: str, tiny: Callable[..., ViTAdapter]) -> None:
         tiny(**overrides)
 
 
+FLAGS = ["with_cffn", "add_vit_feature", "use_extra_extractor", "with_cp", "frozen_vit"]
+
+
+@pytest.mark.parametrize("name", [*FLAGS, "channels_last", "qkv_bias", "layer_scale"])
+def test_words_are_no_flags(name: str, tiny: Callable[..., ViTAdapter]) -> None:
+    with pytest.raises(TypeError, match=f"ViTAdapter: {name} must be True or False, got 'False'"):
+        tiny(**{name: "False"})
+
+
 BAD_IMAGES = {
     "three_dimensions": (torch.zeros(3, 64, 64), r"\[B, 3, H, W\], got \(3, 64, 64\)"),
     "four_channels": (torch.zeros(1, 4, 64, 64), r"\[B, 3, H, W\].*set in_chans"),

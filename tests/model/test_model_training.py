@@ -186,6 +186,21 @@ def test_frozen_vit_requires_no_gradient_of_parameters_without_one(
     assert wanting == train_step(model, image).keys()
 
 
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("frozen", ["stem", "conv2", "stem.0"])
+def test_group_norm_trains_behind_frozen_layers(
+    frozen: str, backend: str | None, tiny: Build, image: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch 2.13's own backward reads memory that is not there."""
+    model = tiny(norm="GN")
+    model.spm.stem.requires_grad_(False)
+    model.spm.get_submodule(frozen).requires_grad_(False)
+    model.spm.conv2[0].requires_grad_(False)
+    monkeypatch.setenv("VITADAPTER_BACKEND", backend or "")
+    gradients = train_step(model, image)
+    assert gradients["spm.conv2.1.weight"].any()
+
+
 def test_frozen_vit_stays_in_eval_mode(tiny: Build) -> None:
     model = tiny(frozen_vit=True).train()
     parts = (model.patch_embed, model.pos_drop, model.blocks)

@@ -30,7 +30,7 @@ def unsupported_reason(spm: Any, image: Tensor) -> str | None:
     ):
         return "its stem does not end in the original's max pool"
     for conv, norm, relu in zip(layers[::3], layers[1::3], layers[2::3], strict=True):
-        if type(conv) is not nn.Conv2d or type(norm) not in _NORMS or type(relu) is not nn.ReLU:
+        if type(conv) is not nn.Conv2d or not isinstance(norm, _NORMS) or type(relu) is not nn.ReLU:
             return "its layers are not convolutions, each with a norm and ReLU"
         if (
             conv.kernel_size != (3, 3)

@@ -96,6 +96,13 @@ def check_numbers(**values: float) -> None:
             raise TypeError(f"ViTAdapter: {name} must be a number, got {value!r}")
 
 
+def check_flags(**flags: bool) -> None:
+    """Raise TypeError unless every value is True or False."""
+    for name, flag in flags.items():
+        if not (isinstance(flag, Integral) and flag in (0, 1)):
+            raise TypeError(f"ViTAdapter: {name} must be True or False, got {flag!r}")
+
+
 def check_rates(**rates: float) -> None:
     """Raise TypeError or ValueError unless every value is a number in [0, 1)."""
     check_numbers(**rates)

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from .config import check_choice, check_counts, check_rates, check_ratios, check_sizes, windows_of
+from .config import (
+    check_choice,
+    check_counts,
+    check_flags,
+    check_rates,
+    check_ratios,
+    check_sizes,
+    windows_of,
+)
 from .patch_embed import PatchEmbed
 from .vit import FFNS, Block
 
@@ -51,6 +59,7 @@ class ViT(nn.Module):
         check_rates(
             drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
         )
+        check_flags(qkv_bias=qkv_bias, layer_scale=layer_scale)
         check_choice("ffn", ffn, FFNS)
         check_sizes(**sizes)
         windows = windows_of(window_attn, window_size, depth)

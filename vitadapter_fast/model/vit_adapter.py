@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from .. import fused
 from ..native.captured import capture
-from .config import check_choice, check_counts, check_numbers, check_ratios, stage_bounds
+from .config import (
+    check_choice,
+    check_counts,
+    check_flags,
+    check_numbers,
+    check_ratios,
+    stage_bounds,
+)
 from .grid import STRIDES, Grids, check_image, crop_maps, grids_of, pad_image
 from .init import init_adapter
 from .interaction import Interaction
@@ -122,9 +129,10 @@ class ViTAdapter(ViT):
                 take no gradients, save no activations and stay in eval mode under ``train()``. The
                 injectors act through the ViT alone, so no gradient can reach them: they still run,
                 as trained checkpoints need, but are fixed as well (untrained ones do nothing;
-                DINOv3's adapter, arXiv:2508.10104, leaves them out). The image gets the spatial
-                prior's gradient alone, far from the whole: to learn what comes before the model,
-                set ``requires_grad`` of the ViT's parameters to False instead.
+                DINOv3's adapter, arXiv:2508.10104, leaves them out). So the image and the spatial
+                prior get no gradient through them, far from the whole: to learn what comes before
+                the model, set ``requires_grad`` of the ViT's parameters to False instead. Where
+                something inside takes gradients, such as a low-rank adapter, all are recorded.
             channels_last: Whether the output maps lie in memory with their channels last, as
                 convolutions on tensor cores want them; shapes and values are the same.
 
@@ -138,6 +146,14 @@ class ViTAdapter(ViT):
         )
         check_ratios(cffn_ratio=cffn_ratio, deform_ratio=deform_ratio)
         check_numbers(init_values=init_values)
+        check_flags(
+            with_cffn=with_cffn,
+            add_vit_feature=add_vit_feature,
+            use_extra_extractor=use_extra_extractor,
+            with_cp=with_cp,
+            frozen_vit=frozen_vit,
+            channels_last=channels_last,
+        )
         check_choice("norm", norm, NORMS)
         check_choice("vit_features", vit_features, VIT_FEATURES)
         super().__init__(
