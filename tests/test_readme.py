@@ -25,7 +25,8 @@ from torch import distributed, nn
 from torch.distributed.run import get_args_parser
 
 import vitadapter_fast as vf
-from vitadapter_fast import ViTAdapter, export
+from vitadapter_fast import ViTAdapter
+from vitadapter_fast.commands import export
 
 if sys.version_info >= (3, 11):
     import tomllib
