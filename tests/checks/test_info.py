@@ -62,6 +62,7 @@ def test_check_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "ok ms_deform_attn_grid cpu float32" in out and "ok dwconv_gelu cpu bfloat16" in out
     assert "checks passed" in out
+    assert all(f"ok {name} training" in out for name in checks.boxes())
 
 
 @pytest.mark.usefixtures("_without_triton")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..checks import check, facts, probes, table
+from ..checks import box_reason, boxes, check, check_box, facts, probes, table
 from ..costs import cost
 from ..images import MAX_BATCH
 from ..model import PRESETS
@@ -72,9 +72,34 @@ def run(args: argparse.Namespace) -> int:
     for op, cells in found.items():
         grid.add_row(op, *[f"no ({reasons.index(r) + 1})" if r else "yes" for r in cells.values()])
     console.print(grid)
+    _print_reasons(console, reasons)
+    _print_boxes(console)
+    return _self_test(console, found) if args.check else 0
+
+
+def _print_reasons(console: Any, reasons: list[str]) -> None:
     for number, reason in enumerate(reasons, 1):
         console.print(f"({number}) {reason}", markup=False, highlight=False)
-    return _self_test(console, found) if args.check else 0
+
+
+_MODES = {"inference": False, "training": True}
+
+
+def _print_boxes(console: Any) -> None:
+    from rich.table import Table
+
+    found = {
+        name: [box_reason(box, is_training=mode) for mode in _MODES.values()]
+        for name, box in boxes().items()
+    }
+    reasons = list(dict.fromkeys(r for cells in found.values() for r in cells if r))
+    grid = Table(title="boxes of the model, fused in float32", title_justify="left")
+    for column in ("box", *_MODES):
+        grid.add_column(column, no_wrap=True)
+    for name, cells in found.items():
+        grid.add_row(name, *[f"no ({reasons.index(r) + 1})" if r else "yes" for r in cells])
+    console.print(grid)
+    _print_reasons(console, reasons)
 
 
 def _print_cost(console: Any, name: str, hw: tuple[int, int], batch: int) -> int:
@@ -137,9 +162,16 @@ def _self_test(console: Any, found: dict[str, dict[str, str | None]]) -> int:
             verdict = "ok" if share <= 1 else "[bold red]WRONG[/bold red]"
             name = str(dtype).removeprefix("torch.")
             console.print(f"{verdict} {op} {backend} {name}: {share:.0%} of the allowed error")
+    count = 2 * len(runs)
+    for box_name, box in boxes().items():
+        for mode, is_training in _MODES.items():
+            share = check_box(box, is_training=is_training)
+            failed, count = failed + (share > 1), count + 1
+            verdict = "ok" if share <= 1 else "[bold red]WRONG[/bold red]"
+            console.print(f"{verdict} {box_name} {mode}: {share:.0%} of the allowed error")
     seconds = time.perf_counter() - start
     if failed:
         sys.stderr.write(f"error: {failed} results are wrong: do not use these backends\n")
         return 1
-    console.print(f"All {2 * len(runs)} checks passed in {seconds:.1f} s.")
+    console.print(f"All {count} checks passed in {seconds:.1f} s.")
     return 0
