@@ -4,7 +4,7 @@
 PYTHON ?= python
 CPP := $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/sanitizers/*.cpp')
 
-.PHONY: demo train-demo test fuzz sanitize tsan lint bench gpu gpu-build gpu-test gpu-test-triton gpu-sanitize gpu-bench compiled kernels triton-versions
+.PHONY: demo train-demo test test-all test-rest fuzz sanitize tsan lint bench gpu gpu-build gpu-test gpu-test-triton gpu-sanitize gpu-bench compiled kernels triton-versions
 
 demo:  ## features of the packaged photo, as a picture
 	$(PYTHON) -m vitadapter_fast features
@@ -12,8 +12,16 @@ demo:  ## features of the packaged photo, as a picture
 train-demo:  ## a detector learns blood cells from scratch: scores, loss curve, detections
 	$(PYTHON) -m vitadapter_fast.integrations.train_demo --data tests/data/bccd --out train_demo
 
-test:
-	$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+IN_PARALLEL := -q -n 2 --dist loadfile --no-loadscope-reorder
+
+test:  ## the core: every operator and backend, golden files, weights, commands, docs
+	$(PYTHON) -m pytest $(IN_PARALLEL)
+
+test-all:  ## the long tests as well
+	$(PYTHON) -m pytest $(IN_PARALLEL) --all
+
+test-rest:  ## the long tests alone
+	$(PYTHON) -m pytest $(IN_PARALLEL) --rest
 
 FUZZ_SECONDS ?= 300
 RANDOM_CALLS := $(PYTHON) -m pytest -q tests/ops/test_random_cases.py

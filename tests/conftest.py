@@ -21,6 +21,47 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
 
+# What a run of all tests leaves out unless it is asked for: long, and rarely of news.
+# A file or test that is named on the command line runs all the same.
+THOROUGH = {
+    "export/test_onnx.py": "export",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("vitadapter_fast")
+    group.addoption("--all", action="store_true", help="the long tests as well: compilers, fuzz")
+    group.addoption("--rest", action="store_true", help="the long tests alone")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # the options come from where the run was started
+        return
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    config.option.leaves_out = ""
+    if config.getoption("--rest"):
+        config.option.leaves_out = "core"
+    elif is_whole and not config.getoption("--all") and not config.option.markexpr:
+        config.option.leaves_out = "thorough"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.option.leaves_out:
+        return
+    left_out, kept = [], []
+    for item in items:
+        is_thorough = item.get_closest_marker("thorough") is not None or _is_thorough(item.path)
+        is_left_out = is_thorough == (config.option.leaves_out == "thorough")
+        (left_out if is_left_out else kept).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
+
+
+def _is_thorough(path: Path) -> bool:
+    folder = Path(__file__).parent
+    return path.is_relative_to(folder) and path.relative_to(folder).as_posix() in THOROUGH
+
+
 @pytest.fixture(autouse=True)
 def no_known_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let tests replace what choices depend on: none outlives its test."""

@@ -121,7 +121,7 @@ def test_ci_does_what_the_readme_and_the_makefile_say(tmp_path: Path) -> None:
     command = BLOCKS["Start: sh 2"].text
     install, tests = (" ".join(shlex.split(each)) for each in command.strip().split(" && "))
     wanted = {
-        "test": [install, tests],
+        "test": [install, tests, "make test-rest"],
         "lint": [install, "pip install -q -c constraints.txt ruff mypy clang-format", "make lint"],
         "speed": [install, "python benchmarks/gate.py"],
         "frameworks": ["integrations "],
@@ -133,6 +133,7 @@ def test_ci_does_what_the_readme_and_the_makefile_say(tmp_path: Path) -> None:
     notes.write_text("")
     subprocess.run([folder / ".ci" / "run"], env=environment, check=True)
     called = [line for line in notes.read_text().splitlines() if " -m venv " not in line]
-    assert called == [install, tests, *wanted["lint"][1:], *wanted["speed"][1:], "integrations "]
+    wanted_all = [*wanted["test"], *wanted["lint"][1:], *wanted["speed"][1:], "integrations "]
+    assert called == wanted_all
     refused = subprocess.run([folder / ".ci" / "run", "x"], env=environment, capture_output=True)
     assert refused.returncode == 2

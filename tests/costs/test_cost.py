@@ -253,7 +253,9 @@ def test_flops_of_injectors_and_extractors_follow_their_formulas() -> None:
 def test_flops_of_torchs_operators_are_those_of_its_counter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in flops.FORMULAS:
+    # The counter hooks all modules: what is a convolution is called as one.
+    convolutions = [f"{flops.NAMESPACE}::{name}" for name in ("patch_embed", "dwconv_gelu")]
+    for name in set(flops.FORMULAS) - set(convolutions):
         monkeypatch.setitem(flops.FORMULAS, name, lambda *args: 0)
     meta = on_meta("s")
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -286,16 +288,18 @@ def test_bytes_moved_are_inputs_parameters_and_outputs_of_each_call() -> None:
     image = 4 * 3 * 256 * 512
     tokens = 4 * 384 * 16 * 32
     prior = tokens * 21 // 4
-    at_4, maps = 4 * 64 * 64 * 128, tokens * (16 + 4 + 1) + tokens // 4
+    at_4, maps = 4 * tokens * 4, tokens * (16 + 4 + 1) + tokens // 4
     expected = {
         "patch_embed": image + tokens,
-        "injectors": 4 * (tokens + prior + tokens),
+        "injectors": 4 * (tokens + prior + tokens) + prior,  # the first is told the levels
         "vit_attention": 12 * 2 * tokens,
         "vit_ffn": 12 * 2 * tokens,
         "extractors": 6 * (prior + tokens + prior),
     }
     for name, between in expected.items():
-        assert boxes[name].bytes_moved == between + boxes[name].parameter_bytes
+        factors = boxes[name].bytes_moved - between - boxes[name].parameter_bytes
+        # Which samples keep the feed-forward is drawn, 4 bytes a block, before it begins.
+        assert factors in ((0, 11 * 4) if name == "vit_attention" else (0,)), name
     # Of these two the batch norms also read statistics.
     for name, between in (
         ("spatial_prior", image + at_4 + prior),

@@ -145,8 +145,7 @@ def _calls(model: Any) -> Iterator[tuple[str, nn.Module, nn.Module]]:
         for extractor in (interaction.extractor, *interaction.extra_extractors):
             yield "extractors", extractor, extractor
     for block in model.blocks:
-        yield "vit_attention", block.attn, block.attn
-        yield "vit_ffn", block.mlp, block.mlp
+        yield "vit_attention", block, block  # until its feed-forward begins
 
 
 def _fake_twin(model: ViTAdapter) -> ViTAdapter:
@@ -212,12 +211,16 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     What happens between two boxes belongs to the one that comes next; at the end, to the pyramid.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.visits = [_Visit()]
         self._parameters = {_key(each): each.nbytes for each in model.parameters()}
         self._buffers = {_key(each): each.nbytes for each in model.buffers()}
         self._constants = {**self._parameters, **self._buffers}
+        # A hook inside of a block would change how it is computed: what reads one of these begins
+        # its feed-forward.
+        ffns = [part for block in model.blocks for part in (block.norm2, block.mlp)]
+        self._of_ffns = {_key(each) for part in ffns for each in part.parameters()}
         self._makers: dict[int, _Visit] = {}
         self._saved: set[int] = set()
         # A key is an address, unique as long as its storage lives.
@@ -226,11 +229,13 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if self.visits[-1].box == "vit_attention" and any(_key(t) in self._of_ffns for t in given):
+            self.visits.append(_Visit("vit_ffn"))
         out = func(*args, **(kwargs or {}))
         self.visits[-1].flops += flops_of(func, args, kwargs or {}, out)
-        for leaf in tree_leaves((args, kwargs)):
-            if isinstance(leaf, Tensor):
-                self._read(leaf)
+        for leaf in given:
+            self._read(leaf)
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor) and _key(leaf) not in self._constants:
                 self._alive.append(leaf.untyped_storage())

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import Parameter
 
 from ..ops._backends import requested
@@ -20,6 +21,8 @@ from ..ops._backends import requested
 _log = logging.getLogger("vitadapter_fast")
 _Module = TypeVar("_Module", bound=nn.Module)
 
+# What weights may be: fake ones count what a model costs.
+_WEIGHTS = (Parameter, FakeTensor)
 # Classes whose arithmetic is done here, and the parameters that it needs.
 _READABLE: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("weight",),
@@ -101,7 +104,7 @@ def touched_reason(*modules: nn.Module) -> str | None:
         for parameter in parameters.values():
             if parameter is None:
                 continue
-            if type(parameter) is not Parameter:
+            if type(parameter) not in _WEIGHTS:
                 return f"a {kind.__name__} in it has weights that are a {type(parameter).__name__}"
             if parameter.dtype is not dtype:
                 if dtype is not None:

@@ -17,7 +17,7 @@ def is_dropped(kept: Tensor) -> bool:
     Nothing of the branch needs to be computed then (5 % of a training step of S with one image of
     512 x 512, AMD EPYC).
     """
-    return tensors.is_on_cpu(kept) and not kept.any()
+    return type(kept) is Tensor and tensors.is_on_cpu(kept) and not kept.any()
 
 
 def pass_by(x: Tensor, norm: nn.Module, branch: nn.Module, gamma: Tensor | None = None) -> Tensor:
