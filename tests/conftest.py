@@ -20,12 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
-
-# What a run of all tests leaves out unless it is asked for: long, and rarely of news.
-# A file or test that is named on the command line runs all the same.
-THOROUGH = {
-    "export/test_onnx.py": "export",
-}
+from thorough import is_thorough_file  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,16 +45,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     left_out, kept = [], []
     for item in items:
-        is_thorough = item.get_closest_marker("thorough") is not None or _is_thorough(item.path)
+        is_thorough = item.get_closest_marker("thorough") is not None or is_thorough_file(item.path)
         is_left_out = is_thorough == (config.option.leaves_out == "thorough")
         (left_out if is_left_out else kept).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
-
-
-def _is_thorough(path: Path) -> bool:
-    folder = Path(__file__).parent
-    return path.is_relative_to(folder) and path.relative_to(folder).as_posix() in THOROUGH
 
 
 @pytest.fixture(autouse=True)

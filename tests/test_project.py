@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from snippets import BLOCKS
+from thorough import THOROUGH
 
 from vitadapter_fast import __version__
 
@@ -137,3 +138,9 @@ def test_ci_does_what_the_readme_and_the_makefile_say(tmp_path: Path) -> None:
     assert called == wanted_all
     refused = subprocess.run([folder / ".ci" / "run", "x"], env=environment, capture_output=True)
     assert refused.returncode == 2
+
+
+def test_long_tests_are_files_that_exist() -> None:
+    tests = ROOT / "tests"
+    for folder, names in THOROUGH.items():
+        assert all((tests / folder / f"test_{name}.py").is_file() for name in names), folder
