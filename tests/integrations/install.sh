@@ -41,7 +41,7 @@ CFLAGS="$flags -include $header" MMCV_WITH_OPS=1 FORCE_CUDA=0 MAX_JOBS=${MAX_JOB
 echo "-- mmdet, mmseg, transformers"
 # ftfy and regex: mmseg imports them and does not say so.
 pip install -q "$work"/mmcv-*.whl mmengine mmdet mmsegmentation ftfy regex transformers pycocotools \
-  numpy safetensors pillow rich matplotlib pytest
+  numpy safetensors pillow rich matplotlib pytest pytest-xdist
 
 echo "-- detectron2"
 # PyPI has no upload by its authors. This one holds the Python files as they are; its
