@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if hasattr(config, "workerinput"):  # the options come from where the run was started
+    if hasattr(config, "workerinput"):
+        config.option.leaves_out = config.workerinput["leaves_out"]
         return
     is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     config.option.leaves_out = ""
@@ -38,6 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.leaves_out = "core"
     elif is_whole and not config.getoption("--all") and not config.option.markexpr:
         config.option.leaves_out = "thorough"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist, which sees no command line, what is left out."""
+    node.workerinput["leaves_out"] = node.config.option.leaves_out
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
