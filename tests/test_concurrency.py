@@ -73,7 +73,8 @@ def python(script: str) -> str:
         capture_output=True,
         text=True,
         timeout=120,
-        env=os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests / 'helpers'}"},
+        env=os.environ
+        | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}{os.pathsep}{tests / 'helpers'}"},
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout

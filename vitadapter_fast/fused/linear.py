@@ -67,7 +67,7 @@ def form_of(x: Tensor, weight: Tensor) -> Form:
 
 def _product_dtype(x: Tensor, wanted: torch.dtype) -> torch.dtype | None:
     device = x.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         low = torch.get_autocast_dtype(device)
         return low if wanted == torch.float32 and x.dtype in (low, wanted) else None
     return x.dtype if x.dtype == wanted else None

@@ -20,7 +20,7 @@ def resize(small: Tensor, hw: Sequence[int]) -> Tensor:
         small: [B, C, h, w].
         hw: (H, W).
     """
-    if small.shape[2:] == torch.Size(hw):
+    if tuple(small.shape[2:]) == tuple(hw):
         return small
     if not (torch.compiler.is_compiling() and torch.is_grad_enabled()):
         return F.interpolate(small, hw, mode="bilinear", align_corners=False)

@@ -32,7 +32,15 @@ def is_ours(*inputs: Tensor) -> bool:
 
 
 def normalize(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, **more: Tensor | None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    *,
+    grad: Tensor | None = None,
+    plus: Tensor | None = None,
+    grad_weight: Tensor | None = None,
+    grad_bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what torch.native_layer_norm does over the last dimension.
 
@@ -41,7 +49,10 @@ def normalize(
         weight: [C].
         bias: [C].
         eps: Added to the variance.
-        more: For ``normalize_backward``.
+        grad: For ``normalize_backward``, as the others.
+        plus: See there.
+        grad_weight: Memory for its result.
+        grad_bias: Likewise.
 
     Returns:
         The normalized tokens, in memory that the thread's next call may write to; mean and
@@ -60,7 +71,10 @@ def normalize(
         out=out,
         mean=mean,
         rstd=rstd,
-        **more,
+        grad=grad,
+        plus=plus,
+        grad_weight=grad_weight,
+        grad_bias=grad_bias,
         num_threads=torch.get_num_threads(),
     )
     return out, mean, rstd
