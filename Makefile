@@ -27,8 +27,9 @@ FUZZ_SECONDS ?= 300
 RANDOM_CALLS := $(PYTHON) -m pytest -q tests/ops/test_random_cases.py
 HOSTILE_CALLS := $(PYTHON) -m pytest -q tests/ops/test_hostile_calls.py
 
-fuzz:  ## 22,000 random and hostile calls, then the checkpoint reader and the extension under atheris
+fuzz:  ## 22,000 random and hostile calls, 500 touched models, then the checkpoint reader and the extension under atheris
 	VITADAPTER_FUZZ=6 $(RANDOM_CALLS) -k "not cuda and not triton"
+	VITADAPTER_FUZZ=5 $(PYTHON) -m pytest -q tests/fused/test_touched.py -k several
 	VITADAPTER_FUZZ=25 $(HOSTILE_CALLS) -k "not cuda and not triton"
 	VITADAPTER_FUZZ=2 $(RANDOM_CALLS) tests/ops/test_hostile_calls.py -k "cuda or triton"
 	mkdir -p build/fuzz
