@@ -63,8 +63,7 @@ def test_out_of_memory_in_forward_or_backward() -> None:
     # Once in 40 runs the heap happens to hold what is left of a step.
     outcomes = [moment for moment in moments if moment is not None]
     told = re.compile("can't allocate memory|std::bad_alloc")
-    by_others = [message for _, kind, message in outcomes if kind != "MemoryError"]
-    assert [message for message in by_others if not told.search(message)] == []
+    assert all(kind == "MemoryError" or told.search(message) for _, kind, message in outcomes)
     by_torch = {phase for phase, kind, _ in outcomes if kind == "RuntimeError"}
     assert by_torch == {"forward", "backward"}
     told_by_kernel = "vitadapter_fast: ms_deform_attn_{}_cpu: no memory beside the outputs"
@@ -96,9 +95,8 @@ sys.exit(main(sys.argv[2:]))
 def test_conversion_interrupted(name: str, status: int, left: int, tmp_path: Path) -> None:
     source = saved(official(), tmp_path / "vit.pth")
     run(INTERRUPTED, name, source, status=status)
-    parts = [
-        each for each in names_in(tmp_path) if re.fullmatch(r"\.vit_14to16\.pth\..+\.part", each)
-    ]
+    unfinished = re.compile(r"\.vit_14to16\.pth\..+\.part")
+    parts = list(filter(unfinished.fullmatch, names_in(tmp_path)))
     assert len(parts) == left
     assert names_in(tmp_path) == [*parts, "vit.pth"]
     run("from vitadapter_fast.commands.convert import main; raise SystemExit(main())", source)
@@ -143,8 +141,8 @@ def test_one_photo_of_many_unreadable_or_without_room(
     """For what else can fail see commands/test_cli.py."""
     pytest.importorskip("rich", reason="needs the [cli] extra")
     bad, good = tmp_path / "bad.jpg", ROOT / "vitadapter_fast" / "data" / "blood_cells.jpg"
-    argv = ["features", str(bad), str(good), "--out", str(tmp_path), "--size", "96"]
-    assert cli.main([*argv, "--device", "cpu"]) == 1
+    photos = ["features", str(bad), str(good)]
+    assert cli.main([*photos, "--out", str(tmp_path), "--size", "96", "--device", "cpu"]) == 1
     out, err = capsys.readouterr()
     assert "1 of 2" in out and "1, told below" in out and err == f"error: {bad}: no such file\n"
     assert names_in(tmp_path) == ["blood_cells.png"]

@@ -7,14 +7,17 @@ import os
 import random
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from tiny import TINY
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 from torch.nn.utils import prune
-from touches import TOUCHES, Low, Weights, can_take, replace
+from touches import TOUCHES, Low, Result, Weights, can_take, replace
 
 from vitadapter_fast import ViTAdapter, backend
 from vitadapter_fast.fused import BOXES, touched_reason
@@ -87,7 +90,9 @@ def test_a_touch_of_any_leaf_is_seen(touch: str) -> None:
         if "backward" in touch:
             continue
         found = infer(ours)
-        assert seen() > count or isinstance(seen, Weights), f"{touch} of {name} was not seen"
+        assert seen() > count or isinstance(seen, (Weights, Result)), (
+            f"{touch} of {name} was not seen"
+        )
         with backend("reference"):
             assert_same(found, infer(theirs), f"{touch} of {name} in eval mode")
 
@@ -186,6 +191,28 @@ def test_a_frozen_vit_trains_its_low_rank_adapters() -> None:
     assert "blocks.0.norm1.weight" not in found
 
 
+@pytest.mark.parametrize("keeps_parameters", [True, False])
+@pytest.mark.parametrize("most", [300, 3000])
+def test_fully_sharded_by_size_is_the_same_model(keeps_parameters: bool, most: int) -> None:
+    """FSDP1 wraps whatever has so many parameters, layers that are read here among them."""
+    wanted = run(small())
+    distributed.init_process_group("gloo", rank=0, world_size=1, store=distributed.HashStore())
+    try:
+        model = FullyShardedDataParallel(
+            small(),
+            auto_wrap_policy=partial(size_based_auto_wrap_policy, min_num_params=most),
+            use_orig_params=keeps_parameters,
+            device_id=torch.device("cpu"),
+        )
+        kinds = {type(module) for module in model.modules()}
+        assert FullyShardedDataParallel in kinds
+        found = run(model)
+    finally:
+        distributed.destroy_process_group()
+    for index in range(4):
+        torch.testing.assert_close(found[f"map {index}"], wanted[f"map {index}"])
+
+
 def test_dropout_that_is_always_on_drops_in_eval_mode() -> None:
     for name in ("pos_drop", "blocks.0.attn.proj_drop", "blocks.0.mlp.drop"):
         model = small().eval()
@@ -193,6 +220,17 @@ def test_dropout_that_is_always_on_drops_in_eval_mode() -> None:
         with torch.no_grad():
             first, second = model(IMAGE), model(IMAGE)
         assert not torch.equal(first[0], second[0]), name
+
+
+@pytest.mark.parametrize("name", ["blocks.0", "interactions.0.extractor"])
+def test_a_drop_path_in_a_mode_of_its_own_drops(name: str) -> None:
+    model = small(drop_path_rate=0.9).eval()
+    module = model.get_submodule(f"{name}.drop_path")
+    module.rate = 0.9
+    module.train()
+    with torch.no_grad():
+        outs = [model(IMAGE)[1] for _ in range(8)]
+    assert any(not torch.equal(outs[0], other) for other in outs[1:])
 
 
 def test_what_others_made_is_not_changed_in_place() -> None:
@@ -225,7 +263,7 @@ def test_several_touches_at_once_are_all_seen(seed: int) -> None:
     chosen = []
     for name in names:
         module = base.get_submodule(name)
-        possible = [t for t in TOUCHES if can_take(module, t) and "dropout" not in t]
+        possible = [t for t in TOUCHES if can_take(module, t) and "ropout" not in t]
         chosen.append((name, draw.choice(possible)))
     models = [copy.deepcopy(base), copy.deepcopy(base)]
     seen = {}
@@ -241,14 +279,14 @@ def test_several_touches_at_once_are_all_seen(seed: int) -> None:
 
 def test_untouched_boxes_run() -> None:
     model = small()
-    assert touched_reason(*model.children()) is None
+    assert touched_reason(model) is None
     x, c = torch.randn(1, 8, 16).double(), torch.randn(1, 42, 16).double()
     inputs = {
         "block": (model.blocks[0], x),
         "injector": (model.interactions[0].injector, x, c),
         "extractor": (model.interactions[0].extractor, c, x),
         "spatial_prior": (model.spm, IMAGE),
-        "pyramid": (model, [x]),
+        "pyramid": (model,),
     }
     for box in BOXES:
         given = inputs.pop(box.__name__.rpartition(".")[2])

@@ -137,6 +137,13 @@ class Weights:
         return sum(leaf.grad is not None for leaf in self.leaves)
 
 
+class Result:
+    """Nothing counts: that a touch is seen shows in the maps alone."""
+
+    def __call__(self) -> int:
+        return 1
+
+
 def _through(make: Callable[[nn.Module], object]) -> Touch:
     """A touch that makes the weight anew for each call: seen where the new one gets a gradient."""
 
@@ -171,12 +178,12 @@ def offloaded(model: nn.Module, name: str) -> Seen:
     return seen
 
 
-def _in_its_place(make: Callable[[], nn.Module]) -> Touch:
+def _in_its_place(kind: type[nn.Module]) -> Touch:
+    """A touch that nobody counts: no hook, which would be a touch by itself."""
+
     def touch(model: nn.Module, name: str) -> Seen:
-        module, (calls, seen) = make(), _counting()
-        module.register_forward_hook(lambda *_: calls.append(1))
-        replace(model, name, module)
-        return seen
+        replace(model, name, kind().train(model.get_submodule(name).training))
+        return Result()
 
     return touch
 
@@ -196,6 +203,7 @@ TOUCHES: dict[str, Touch] = {
     "weight norm": _through(parametrizations.weight_norm),
     "offloading": offloaded,
     "Identity": _in_its_place(nn.Identity),
+    "Dropout": _in_its_place(nn.Dropout),
     "dropout that is always on": _in_its_place(AlwaysDropout),
 }
 _MATRICES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
@@ -203,8 +211,9 @@ _MATRICES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 def can_take(module: nn.Module, touch: str) -> bool:
     """Return whether a touch has a meaning for a leaf module."""
-    if touch in ("Identity", "dropout that is always on"):
-        return not isinstance(module, (*_MATRICES, nn.MaxPool2d))
+    if touch in ("Identity", "Dropout", "dropout that is always on"):
+        is_square = isinstance(module, nn.Linear) and module.in_features == module.out_features
+        return is_square or not isinstance(module, (*_MATRICES, nn.MaxPool2d))
     if touch == "low-rank adapter":
         return isinstance(module, _MATRICES)
     if "norm" in touch or touch == "pruning":

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny import TINY
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitadapter_fast import ViTAdapter
 
@@ -201,3 +201,8 @@ class Payload:
 def parametrize_models() -> pytest.MarkDecorator:
     """Run a test for each of the 24 published files."""
     return pytest.mark.parametrize("name", sorted(KEY_LISTS))
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of all tensors of a model, by name."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -25,21 +25,18 @@ from checkpoint_cases import (
     parametrize_models,
     published_size,
     saved,
+    snapshot,
     tiny_model,
     trained,
     vit_shapes,
     with_registers,
 )
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitadapter_fast import CheckpointError, vit_adapter_s
 from vitadapter_fast.weights import convert_14to16, load_checkpoint, resample_patch_kernel
-from vitadapter_fast.weights.formats import recognize, to_adapter, without_wrappers
-
-
-def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+from vitadapter_fast.weights.formats import recognize, to_adapter
 
 
 @parametrize_models()
@@ -350,63 +347,6 @@ def test_file_with_two_vits_is_refused(tmp_path: Path) -> None:
         for name, t in official().items()
     }
     assert "several ViTs (student.backbone.patch_embed" in refusal(tensors, tmp_path)
-
-
-VIT = adapted(official(patch=16))
-WRAPPED = {
-    "torch_compile": "_orig_mod.",
-    "fsdp": "_fsdp_wrapped_module.",
-    "activation_checkpointing": "_checkpoint_wrapped_module.",
-}
-
-
-@pytest.mark.parametrize("wrapper", WRAPPED.values(), ids=WRAPPED)
-def test_names_of_wrapped_parts_are_those_of_the_parts(wrapper: str, tmp_path: Path) -> None:
-    parts = ("patch_embed.", "blocks.0.", "blocks.3.mlp.")
-    wrapped = {}
-    for name, tensor in official(patch=16).items():
-        for part in parts:
-            name = name.replace(part, part + wrapper)
-        wrapped[f"module.{wrapper}{name}"] = tensor
-    model = tiny_model()
-    report = load_checkpoint(model, saved(wrapped, tmp_path / "wrapped.pth"))
-    assert report.format == "official"
-    state = model.state_dict()
-    assert_same({name: state[name] for name in VIT}, VIT)
-
-
-@pytest.mark.parametrize("is_whole", [False, True])
-def test_model_with_compiled_parts_takes_the_names_of_the_parts(
-    is_whole: bool, tmp_path: Path
-) -> None:
-    model = tiny_model()
-    if is_whole:
-        compiled: Any = torch.compile(model)
-    else:
-        compiled = model
-        model.blocks[1] = torch.compile(model.blocks[1])  # type: ignore[assignment]
-    load_checkpoint(compiled, saved(official(patch=16), tmp_path / "vit.pth"))
-    state = without_wrappers(compiled.state_dict())
-    assert_same({name: state[name] for name in VIT}, VIT)
-
-
-def test_sharded_model_is_refused_before_anything_is_copied(tmp_path: Path) -> None:
-    class Sharded(Tensor):
-        @classmethod
-        def __torch_function__(
-            cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            if func is Tensor.copy_:
-                raise RuntimeError("got mixed torch.Tensor and DTensor")
-            return super().__torch_function__(func, types, args, kwargs or {})
-
-    model = tiny_model()
-    weight = model.blocks[3].mlp.fc2.weight
-    model.blocks[3].mlp.fc2.weight = nn.Parameter(weight.detach().as_subclass(Sharded))
-    before = snapshot(model)
-    with pytest.raises(CheckpointError, match="another kind, Sharded; load the checkpoint before"):
-        load_checkpoint(model, saved(official(patch=16), tmp_path / "vit.pth"))
-    assert_same(model.state_dict(), before)
 
 
 def test_model_on_the_meta_device_is_refused(tmp_path: Path) -> None:

@@ -28,15 +28,15 @@ class Box(NamedTuple):
         form: Its file in ``fused``.
         part: Finds its module in a model.
         shapes: Of the tensors of a call.
-        run: Calls it: model and tensors in, results out.
-        asked: Which of the tensors ``unsupported_reason`` takes.
+        call: Calls the module: module and tensors in, results out.
+        asks_of_tensors: Whether ``unsupported_reason`` takes them.
     """
 
     form: ModuleType
     part: Callable[[Any], nn.Module]
     shapes: Sequence[tuple[int, ...]]
-    run: Callable[..., Any]
-    asked: Callable[..., Sequence[object]]
+    call: Callable[..., Any]
+    asks_of_tensors: bool = True
 
 
 _X, _C, _IMAGE, _AT_4 = (1, 16, 64), (1, 84, 64), (1, 3, 64, 64), (1, 64, 16, 16)
@@ -44,44 +44,30 @@ _X, _C, _IMAGE, _AT_4 = (1, 16, 64), (1, 84, 64), (1, 3, 64, 64), (1, 64, 16, 16
 
 def boxes() -> dict[str, Box]:
     """Return one call for every box, by the name of its file in ``fused``."""
-    found = (
-        Box(
-            fused.block,
-            lambda model: model.blocks[0],
-            [_X],
-            lambda model, x: model.blocks[0](x, _GRIDS.vit_hw),
-            lambda x: [x],
+
+    def on_grids(module: Any, *tokens: Tensor) -> Any:
+        return module(*tokens, _GRIDS)
+
+    def pyramid(model: Any, at_4: Tensor, c: Tensor, x: Tensor) -> list[Tensor]:
+        return feature_pyramid(model, _channels_last(at_4), c, [x], _GRIDS)
+
+    return {
+        "block": Box(
+            fused.block, lambda model: model.blocks[0], [_X], lambda block, x: block(x, (4, 4))
         ),
-        Box(
-            fused.injector,
-            lambda model: model.interactions[0].injector,
-            [_X, _C],
-            lambda model, x, c: model.interactions[0].injector(x, c, _GRIDS),
-            lambda x, c: [x, c],
+        "injector": Box(
+            fused.injector, lambda model: model.interactions[0].injector, [_X, _C], on_grids
         ),
-        Box(
-            fused.extractor,
-            lambda model: model.interactions[0].extractor,
-            [_C, _X],
-            lambda model, c, x: model.interactions[0].extractor(c, x, _GRIDS),
-            lambda c, x: [c, x],
+        "extractor": Box(
+            fused.extractor, lambda model: model.interactions[0].extractor, [_C, _X], on_grids
         ),
-        Box(
-            fused.spatial_prior,
-            lambda model: model.spm,
-            [_IMAGE],
-            lambda model, image: model.spm(image),
-            lambda image: [image],
+        "spatial_prior": Box(
+            fused.spatial_prior, lambda model: model.spm, [_IMAGE], lambda spm, image: spm(image)
         ),
-        Box(
-            fused.pyramid,
-            lambda model: model,
-            [_AT_4, _C, _X],
-            lambda model, at_4, c, x: feature_pyramid(model, _channels_last(at_4), c, [x], _GRIDS),
-            lambda at_4, c, x: [[at_4]],
+        "pyramid": Box(
+            fused.pyramid, lambda model: model, [_AT_4, _C, _X], pyramid, asks_of_tensors=False
         ),
-    )
-    return {box.form.__name__.rpartition(".")[2]: box for box in found}
+    }
 
 
 def _channels_last(level: Tensor) -> Tensor:
@@ -118,7 +104,7 @@ def box_reason(box: Box, *, is_training: bool) -> str | None:
     model = _model().to(device, torch.float32).train(is_training)
     with torch.set_grad_enabled(is_training):
         inputs = [tensor.to(device, torch.float32) for tensor in _inputs(box)]
-        return plain_reason(box.form, box.part(model), *box.asked(*inputs))
+        return plain_reason(box.form, box.part(model), *(inputs if box.asks_of_tensors else ()))
 
 
 def check_box(box: Box, *, is_training: bool) -> float:
@@ -135,7 +121,7 @@ def check_box(box: Box, *, is_training: bool) -> float:
         inputs = [each.float().to(device, dtype) for each in _inputs(box)]
         inputs = [each.requires_grad_(is_training) for each in inputs]
         with torch.set_grad_enabled(is_training):
-            out = box.run(model, *inputs)
+            out = box.call(box.part(model), *inputs)
         outs = list(out) if isinstance(out, (tuple, list)) else [out]
         if not is_training:
             return outs

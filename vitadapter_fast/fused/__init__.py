@@ -7,9 +7,10 @@ why its modules are called instead; ``forward(module, ...)`` is the box.
 """
 
 from . import block, extractor, injector, pyramid, spatial_prior
-from ._choice import readable, runs, touched_reason
+from ._choice import NORMS, readable, runs, touched_reason
 from .attention import attend
 from .checkpointing import recompute
+from .group_norm import GroupNorm
 from .portions import in_portions
 from .resize import resize
 
@@ -17,6 +18,8 @@ BOXES = (block, extractor, injector, pyramid, spatial_prior)
 
 __all__ = [
     "BOXES",
+    "GroupNorm",
+    "NORMS",
     "attend",
     "block",
     "extractor",

@@ -8,6 +8,7 @@ them, all modules of its box are called: hooks, pruning, parametrizations, low-r
 """
 
 import logging
+from collections.abc import Callable
 from types import ModuleType
 from typing import TypeVar
 
@@ -17,34 +18,44 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import Parameter
 
 from ..ops._backends import requested
+from .group_norm import GroupNorm
 
 _log = logging.getLogger("vitadapter_fast")
 _Module = TypeVar("_Module", bound=nn.Module)
 
 # What weights may be: fake ones count what a model costs.
 _WEIGHTS = (Parameter, FakeTensor)
-# Classes whose arithmetic is done here, and the parameters that it needs.
-_READABLE: dict[type[nn.Module], tuple[str, ...]] = {
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, GroupNorm)
+# torch's classes whose arithmetic is done here, and the parameters that it needs.
+_LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("weight",),
     nn.Conv2d: ("weight",),
     nn.ConvTranspose2d: ("weight",),
     nn.LayerNorm: ("weight", "bias"),
-    nn.BatchNorm2d: ("weight", "bias"),
-    nn.SyncBatchNorm: ("weight", "bias"),
-    nn.GroupNorm: ("weight", "bias"),
+    **dict.fromkeys(NORMS, ("weight", "bias")),
     nn.ReLU: (),
     nn.MaxPool2d: (),
     nn.Dropout: (),
-    nn.Identity: (),
-    nn.Sequential: (),
-    nn.ModuleList: (),
+}
+# The model's classes, and torch's lists: what each part has to be, where that is told.
+_PARTS: dict[type[nn.Module], dict[str, tuple[type[nn.Module], ...]]] = {
+    nn.Sequential: {},
+    nn.ModuleList: {},
 }
 
 
-def readable(kind: type[_Module]) -> type[_Module]:
-    """Let fused forms do the work of a class of the model; decorates it."""
-    _READABLE[kind] = ()
-    return kind
+def readable(
+    **parts: type[nn.Module] | tuple[type[nn.Module], ...],
+) -> Callable[[type[_Module]], type[_Module]]:
+    """Let fused forms do the work of a class of the model that has these parts; decorates it."""
+
+    def decorate(kind: type[_Module]) -> type[_Module]:
+        _PARTS[kind] = {
+            name: kinds if isinstance(kinds, tuple) else (kinds,) for name, kinds in parts.items()
+        }
+        return kind
+
+    return decorate
 
 
 def runs(box: ModuleType, module: nn.Module, *inputs: object) -> bool:
@@ -72,33 +83,44 @@ def plain_reason(box: ModuleType, module: nn.Module, *inputs: object) -> str | N
     return reason
 
 
-def touched_reason(*modules: nn.Module) -> str | None:
-    """Return what somebody did to one of these modules or a part of it, or None.
+def touched_reason(owner: nn.Module, *names: str) -> str | None:
+    """Return what somebody did to parts of a module, all or those named, or None.
 
     None says that to call them is to do what their classes do with their parameters, all of one
-    dtype, and that nobody sees the calls.
+    dtype, and that nobody sees the calls. What was done to ``owner`` itself does not count: who
+    asks is within its call.
     """
     if nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
         return "there are hooks for all modules"
+    wanted: dict[str, tuple[type[nn.Module], ...]] = {}
+    for kind in type(owner).__mro__:
+        if kind in _PARTS:
+            wanted = _PARTS[kind]
+            break
     dtype = None
-    waiting = list(modules)
+    waiting = [
+        (part, wanted.get(name))
+        for name, part in vars(owner)["_modules"].items()
+        if part is not None and (not names or name in names)
+    ]
     while waiting:
-        module = waiting.pop()
-        kind, parts = type(module), vars(module)
-        needed = _READABLE.get(kind)
-        if needed is None:
+        module, kinds = waiting.pop()
+        kind, facts = type(module), vars(module)
+        if kinds is not None and kind not in kinds:
+            return f"a {kind.__name__} stands where a {kinds[0].__name__} was"
+        if kind not in _LAYERS and kind not in _PARTS:
             return f"one of its layers is a {kind.__name__}"
-        if "forward" in parts:
+        if "forward" in facts:
             return f"a {kind.__name__} in it has a forward of its own"
         if (
-            parts["_forward_hooks"]
-            or parts["_forward_pre_hooks"]
-            or parts["_backward_hooks"]
-            or parts["_backward_pre_hooks"]
+            facts["_forward_hooks"]
+            or facts["_forward_pre_hooks"]
+            or facts["_backward_hooks"]
+            or facts["_backward_pre_hooks"]
         ):
             return f"a {kind.__name__} in it has hooks"
-        parameters = parts["_parameters"]
-        for name in needed:
+        parameters = facts["_parameters"]
+        for name in _LAYERS.get(kind, ()):
             if parameters.get(name) is None:
                 return f"a {kind.__name__} in it has no parameter {name!r}"
         for parameter in parameters.values():
@@ -110,7 +132,8 @@ def touched_reason(*modules: nn.Module) -> str | None:
                 if dtype is not None:
                     return f"its weights are {dtype} and {parameter.dtype}"
                 dtype = parameter.dtype
-        for part in parts["_modules"].values():
+        parts = _PARTS.get(kind, {})
+        for name, part in facts["_modules"].items():
             if part is not None:
-                waiting.append(part)
+                waiting.append((part, parts.get(name)))
     return None

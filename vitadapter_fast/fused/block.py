@@ -16,15 +16,15 @@ def unsupported_reason(block: Any, x: Tensor) -> str | None:
     """Return why a ``Block`` calls its modules for these tokens, or None."""
     return (
         mode_reason(x)
-        or touched_reason(block.norm1, block.attn, block.norm2, block.mlp, block.drop_path)
+        or touched_reason(block)
         or _dropout_reason(block.attn.proj_drop, block.mlp.drop)
         or dtype_reason(x, block.norm1.weight)
     )
 
 
-def _dropout_reason(*layers: nn.Module) -> str | None:
+def _dropout_reason(*layers: nn.Dropout) -> str | None:
     for layer in layers:
-        if layer.training and getattr(layer, "p", 0.0) > 0.0:
+        if layer.training and layer.p > 0.0:
             return "dropout is active"
     return None
 
@@ -32,12 +32,12 @@ def _dropout_reason(*layers: nn.Module) -> str | None:
 def forward(block: Any, x: Tensor, hw: tuple[int, int]) -> Tensor:
     """Return what a ``Block`` makes of tokens [B, h * w, C]."""
     form = form_of(x, block.norm1.weight)
-    kept = block.drop_path.factors(x) if block.training else None
+    kept = block.drop_path.factors(x) if block.drop_path.training else None
     if kept is not None and is_dropped(kept):
         x = pass_by(x, block.norm1, block.attn, block.gamma1)
     else:
         x = _add_attention(form, block.attn, x, hw, block.norm1, block.gamma1, kept)
-    kept = block.drop_path.factors(x) if block.training else None
+    kept = block.drop_path.factors(x) if block.drop_path.training else None
     if kept is not None and is_dropped(kept):
         return pass_by(x, block.norm2, block.mlp, block.gamma2)
     return _add_feed_forward(form, block.mlp, x, block.norm2, block.gamma2, kept)

@@ -13,23 +13,12 @@ from ._choice import touched_reason
 from .linear import dtype_reason, form_of, mode_reason, norm_linear, residual_linear
 
 
-def unsupported_reason(
-    query: Tensor, feature: Tensor, norm: nn.Module, *parts: nn.Module
-) -> str | None:
-    """Return why the modules of an injector or extractor are called, or None.
-
-    Args:
-        query: [B, Q, C].
-        feature: [B, S, C].
-        norm: That of the queries.
-        parts: All other modules of it.
-    """
-    return (
-        mode_reason(query)
-        or touched_reason(norm, *parts)
-        or dtype_reason(query, norm.weight)  # type: ignore[arg-type]
-        or dtype_reason(feature, norm.weight)  # type: ignore[arg-type]
-    )
+def unsupported_reason(owner: Any, query: Tensor, feature: Tensor) -> str | None:
+    """Return why an ``Injector`` or ``Extractor`` calls its modules for these tokens, or None."""
+    if (reason := mode_reason(query) or touched_reason(owner)) is not None:
+        return reason
+    weight = owner.query_norm.weight
+    return dtype_reason(query, weight) or dtype_reason(feature, weight)
 
 
 def add_attention(

@@ -9,22 +9,16 @@ from torch import Tensor
 
 from ..native import tensors
 from ..ops import dwconv_gelu
-from . import deform_attn
+from .deform_attn import add_attention, unsupported_reason
 from .drop_path import is_dropped, pass_by
 from .linear import form_of, norm_linear, residual_linear
 
-
-def unsupported_reason(extractor: Any, c: Tensor, x: Tensor) -> str | None:
-    """Return why an ``Extractor`` calls its modules for these tokens, or None."""
-    more = (extractor.ffn_norm, extractor.ffn, extractor.drop_path) if extractor.with_cffn else ()
-    return deform_attn.unsupported_reason(
-        c, x, extractor.query_norm, extractor.feat_norm, extractor.attn, *more
-    )
+__all__ = ["forward", "unsupported_reason"]
 
 
 def forward(extractor: Any, c: Tensor, x: Tensor, grids: Any) -> Tensor:
     """Return what an ``Extractor`` makes of prior tokens ``c`` and ViT tokens ``x``."""
-    c = deform_attn.add_attention(
+    c = add_attention(
         extractor.attn,
         c,
         grids.prior_hw,
@@ -36,7 +30,7 @@ def forward(extractor: Any, c: Tensor, x: Tensor, grids: Any) -> Tensor:
     if not extractor.with_cffn:
         return c
     ffn = extractor.ffn
-    kept = extractor.drop_path.factors(c) if extractor.training else None
+    kept = extractor.drop_path.factors(c) if extractor.drop_path.training else None
     if kept is not None and is_dropped(kept):
         return pass_by(c, extractor.ffn_norm, ffn)
     form = form_of(c, extractor.ffn_norm.weight)

@@ -6,19 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from . import deform_attn
+from .deform_attn import add_attention, unsupported_reason
 
-
-def unsupported_reason(injector: Any, x: Tensor, c: Tensor) -> str | None:
-    """Return why an ``Injector`` calls its modules for these tokens, or None."""
-    return deform_attn.unsupported_reason(
-        x, c, injector.query_norm, injector.feat_norm, injector.attn
-    )
+__all__ = ["forward", "unsupported_reason"]
 
 
 def forward(injector: Any, x: Tensor, c: Tensor, grids: Any) -> Tensor:
     """Return what an ``Injector`` makes of ViT tokens ``x`` and prior tokens ``c``."""
-    return deform_attn.add_attention(
+    return add_attention(
         injector.attn,
         x,
         (grids.vit_hw,),

@@ -19,7 +19,7 @@ _HEAP_BYTES = HEAP_BYTES
 
 
 def in_portions(
-    stages: Callable[[Tensor, Tensor], list[Tensor]], x: Tensor, c: Tensor, *parts: nn.Module
+    stages: Callable[[Tensor, Tensor], list[Tensor]], x: Tensor, c: Tensor, model: nn.Module
 ) -> list[Tensor]:
     """Return ``stages(x, c)``, called for portions of the batch whose buffers stay on the heap.
 
@@ -27,13 +27,13 @@ def in_portions(
         stages: Takes ViT tokens and prior tokens; its results have a batch dimension.
         x: ViT tokens, [B, h * w, C].
         c: Prior tokens, [B, Q, C]: the largest buffers are of their size.
-        parts: The modules that it calls.
+        model: It calls its ``blocks`` and ``interactions``.
     """
     if device_reason(c) is not None or c.shape[0] < 2:
         return stages(x, c)
     count = math.ceil(c.shape[0] / max(1, _HEAP_BYTES // c[0].nbytes))
     # Modules of others may couple the images of a batch, and hooks are to see all of them.
-    if count == 1 or touched_reason(*parts) is not None:
+    if count == 1 or touched_reason(model, "blocks", "interactions") is not None:
         return stages(x, c)
     images = math.ceil(c.shape[0] / count)
     pairs = zip(torch.split(x, images), torch.split(c, images), strict=True)

@@ -7,6 +7,8 @@ queries and keys and the values of the deformable attention too. It then orders 
 where sizes are symbols (torch 2.13, in training: "cannot determine truth value of Relational").
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,16 +29,16 @@ def is_product(layer: nn.Module, kind: type[nn.Module], size: int) -> bool:
     )
 
 
-def project(level: Tensor, layer: nn.Module) -> Tensor:
-    """Return ``layer(level)``, a 1 x 1 convolution of a map that is channels last."""
+def project(level: Tensor, spm: Any) -> Tensor:
+    """Return ``spm.fc1(level)``, a 1 x 1 convolution of a map that is channels last."""
+    layer = spm.fc1
     if (
         not torch.compiler.is_compiling()
-        or touched_reason(layer) is not None
+        or touched_reason(spm, "fc1") is not None
         or not is_product(layer, nn.Conv2d, 1)
     ):
         result: Tensor = layer(level)
         return result
-    assert isinstance(layer, nn.Conv2d)
     product = F.linear(level.permute(0, 2, 3, 1), layer.weight.flatten(1), layer.bias)
     return product.permute(0, 3, 1, 2)
 

@@ -21,14 +21,9 @@ from .resize import resize, shares
 _PIECE_BYTES = 8 * 2**20
 
 
-def unsupported_reason(model: Any, maps: Sequence[Tensor]) -> str | None:
+def unsupported_reason(model: Any) -> str | None:
     """Return why a ``ViTAdapter`` calls the layers of its pyramid, or None."""
-    norms = (model.norm1, model.norm2, model.norm3, model.norm4)
-    if (reason := touched_reason(model.up, *norms)) is not None:
-        return reason
-    if any(isinstance(norm, nn.Identity) for norm in norms):
-        return "one of its norms is an Identity"
-    return None
+    return touched_reason(model, "up", "norm1", "norm2", "norm3", "norm4")
 
 
 def forward(model: Any, maps: Sequence[Tensor], vit_maps: Sequence[Tensor]) -> list[Tensor]:
@@ -39,7 +34,7 @@ def forward(model: Any, maps: Sequence[Tensor], vit_maps: Sequence[Tensor]) -> l
     first_vit_map = vit_maps[0] if vit_maps else None
     if _sum_reason(model.up, at_4, at_8) is None:
         # Nobody else has seen this map, unless by a hook.
-        total = at_4 if touched_reason(model.spm) is None else at_4.clone()
+        total = at_4 if touched_reason(model, "spm") is None else at_4.clone()
         first = _largest(total, at_8, first_vit_map, model.up, norms[0], layout)
     else:
         first = _normalized(_sum(double(at_8, model.up) + at_4, first_vit_map), norms[0], layout)

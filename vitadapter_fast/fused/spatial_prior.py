@@ -10,19 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import bands
-from ._choice import touched_reason
+from ._choice import NORMS, touched_reason
 from .maps import map_to_tokens
 from .norm import as_affine, is_constant, normalize
 from .product import project
 
-_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm)
-
 
 def unsupported_reason(spm: Any, image: Tensor) -> str | None:
     """Return why a ``SpatialPrior`` calls its layers for this image, or None."""
-    parts = (spm.stem, spm.conv2, spm.conv3, spm.conv4)
-    if (reason := touched_reason(*parts)) is not None:
+    if (reason := touched_reason(spm, "stem", "conv2", "conv3", "conv4")) is not None:
         return reason
+    parts = (spm.stem, spm.conv2, spm.conv3, spm.conv4)
     layers = [layer for part in parts for layer in part]
     pool = layers.pop(len(spm.stem) - 1)
     if not (
@@ -30,7 +28,7 @@ def unsupported_reason(spm: Any, image: Tensor) -> str | None:
     ):
         return "its stem does not end in the original's max pool"
     for conv, norm, relu in zip(layers[::3], layers[1::3], layers[2::3], strict=True):
-        if type(conv) is not nn.Conv2d or not isinstance(norm, _NORMS) or type(relu) is not nn.ReLU:
+        if type(conv) is not nn.Conv2d or type(norm) not in NORMS or type(relu) is not nn.ReLU:
             return "its layers are not convolutions, each with a norm and ReLU"
         if (
             conv.kernel_size != (3, 3)
@@ -51,7 +49,7 @@ def forward(spm: Any, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     at_16 = conv_norm_relu(at_8, spm.conv3)
     at_32 = conv_norm_relu(at_16, spm.conv4)
     return (
-        project(at_4, spm.fc1),
+        project(at_4, spm),
         map_to_tokens(spm.fc2(at_8)),
         map_to_tokens(spm.fc3(at_16)),
         map_to_tokens(spm.fc4(at_32)),

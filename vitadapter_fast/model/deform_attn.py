@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from .. import fused, ops
 
 
-@fused.readable
+@fused.readable(
+    sampling_offsets=nn.Linear,
+    attention_weights=nn.Linear,
+    value_proj=nn.Linear,
+    output_proj=nn.Linear,
+)
 class DeformAttn(nn.Module):
     """Let each query sample a few points of the value maps around its own position.
 

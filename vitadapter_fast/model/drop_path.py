@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from .. import fused
 
 
-@fused.readable
+@fused.readable()
 class DropPath(nn.Module):
     """Drop the branch of some samples in training, and scale up that of the others.
 

@@ -14,7 +14,61 @@ from .grid import Grids, split_prior
 from .vit import LAYER_NORM_EPS
 
 
-@fused.readable
+@fused.readable(dwconv=nn.Conv2d)
+class DepthwiseConv(nn.Module):
+    """One depthwise 3 x 3 convolution, shared by the three prior grids, and GELU."""
+
+    def __init__(self, dim: int) -> None:
+        """Create the convolution for tokens of ``dim`` channels."""
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+
+    def forward(self, c: Tensor, grids: Grids) -> Tensor:
+        """Map prior tokens, [B, Q, C], to the same shape; each grid has its own zero border."""
+        if fused.touched_reason(self) is None:
+            return ops.dwconv_gelu(c, grids.prior_hw, self.dwconv.weight, self.dwconv.bias)
+        tokens = zip(split_prior(c, grids), grids.prior_hw, strict=True)
+        maps = [F.gelu(self.dwconv(tokens_to_map(part, hw))) for part, hw in tokens]
+        return torch.cat([map_to_tokens(level) for level in maps], dim=1)
+
+
+@fused.readable(fc1=nn.Linear, dwconv=DepthwiseConv, fc2=nn.Linear)
+class ConvFFN(nn.Module):
+    """Two linear layers with a depthwise convolution and GELU between them."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        """Create the layers.
+
+        Args:
+            dim: Channels of a token.
+            hidden_dim: Channels between the linear layers.
+
+        Raises:
+            ValueError: There are no hidden channels.
+        """
+        super().__init__()
+        if hidden_dim < 1:
+            raise ValueError(
+                f"ConvFFN: hidden channels must be positive, got {hidden_dim} for {dim} channels; "
+                "raise cffn_ratio"
+            )
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.dwconv = DepthwiseConv(hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, c: Tensor, grids: Grids) -> Tensor:
+        """Map prior tokens, [B, Q, C], to the same shape."""
+        return self.fc2(self.dwconv(self.fc1(c), grids))  # type: ignore[no-any-return]
+
+
+@fused.readable(
+    query_norm=nn.LayerNorm,
+    feat_norm=nn.LayerNorm,
+    attn=DeformAttn,
+    ffn=ConvFFN,
+    ffn_norm=nn.LayerNorm,
+    drop_path=DropPath,
+)
 class Extractor(nn.Module):
     """Add what each prior token samples from the ViT map, then a feed-forward with convolution.
 
@@ -62,50 +116,3 @@ class Extractor(nn.Module):
         if self.with_cffn:
             c = c + self.drop_path(self.ffn(self.ffn_norm(c), grids))  # eq. 3
         return c
-
-
-@fused.readable
-class ConvFFN(nn.Module):
-    """Two linear layers with a depthwise convolution and GELU between them."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        """Create the layers.
-
-        Args:
-            dim: Channels of a token.
-            hidden_dim: Channels between the linear layers.
-
-        Raises:
-            ValueError: There are no hidden channels.
-        """
-        super().__init__()
-        if hidden_dim < 1:
-            raise ValueError(
-                f"ConvFFN: hidden channels must be positive, got {hidden_dim} for {dim} channels; "
-                "raise cffn_ratio"
-            )
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.dwconv = DepthwiseConv(hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, c: Tensor, grids: Grids) -> Tensor:
-        """Map prior tokens, [B, Q, C], to the same shape."""
-        return self.fc2(self.dwconv(self.fc1(c), grids))  # type: ignore[no-any-return]
-
-
-@fused.readable
-class DepthwiseConv(nn.Module):
-    """One depthwise 3 x 3 convolution, shared by the three prior grids, and GELU."""
-
-    def __init__(self, dim: int) -> None:
-        """Create the convolution for tokens of ``dim`` channels."""
-        super().__init__()
-        self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
-
-    def forward(self, c: Tensor, grids: Grids) -> Tensor:
-        """Map prior tokens, [B, Q, C], to the same shape; each grid has its own zero border."""
-        if fused.touched_reason(self.dwconv) is None:
-            return ops.dwconv_gelu(c, grids.prior_hw, self.dwconv.weight, self.dwconv.bias)
-        tokens = zip(split_prior(c, grids), grids.prior_hw, strict=True)
-        maps = [F.gelu(self.dwconv(tokens_to_map(part, hw))) for part, hw in tokens]
-        return torch.cat([map_to_tokens(level) for level in maps], dim=1)

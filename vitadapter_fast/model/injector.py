@@ -11,7 +11,7 @@ from .grid import Grids
 from .vit import LAYER_NORM_EPS, scaled_sum
 
 
-@fused.readable
+@fused.readable(query_norm=nn.LayerNorm, feat_norm=nn.LayerNorm, attn=DeformAttn)
 class Injector(nn.Module):
     """Add what each ViT token samples from the prior maps, scaled by a learned gamma.
 

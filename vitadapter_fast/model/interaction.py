@@ -15,7 +15,7 @@ from .trunk import recorded
 from .vit import Block
 
 
-@fused.readable
+@fused.readable()
 class Interaction(nn.Module):
     """Inject the prior into the ViT, run the ViT blocks of the stage, extract the prior again.
 

@@ -3,7 +3,7 @@
 """The name of a normalization in, its layer out: one choice for the whole adapter."""
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 
 from .. import fused
 
@@ -29,19 +29,8 @@ def make_norm(kind: str, channels: int) -> nn.Module:
         return nn.SyncBatchNorm(channels)
     if kind == "GN":
         groups = max(count for count in range(1, 33) if channels % count == 0)
-        return GroupNorm(groups, channels)
+        return fused.GroupNorm(groups, channels)
     raise ValueError(f"make_norm: kind must be one of {', '.join(NORMS)}, got {kind!r}")
-
-
-@fused.readable
-class GroupNorm(nn.GroupNorm):
-    """torch's, without a crash of its backward on the CPU: channels last, no gradient (2.13)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the normalized map, [B, C, h, w]."""
-        if x.is_cpu and torch.is_grad_enabled() and not x.requires_grad:
-            x = x.contiguous()
-        return super().forward(x)
 
 
 def _cuda_process_group_exists() -> bool:

@@ -9,7 +9,7 @@ from ..ops.patch_embed.reference import resize_positions
 from .grid import PATCH_SIZE
 
 
-@fused.readable
+@fused.readable(proj=nn.Conv2d)
 class PatchEmbed(nn.Module):
     """Project 16 x 16 patches to tokens and add the position table, resized to the token grid.
 
@@ -35,7 +35,7 @@ class PatchEmbed(nn.Module):
             image: [B, I, H, W].
             pos_embed: [1, 1 + pos_h * pos_w, C]; row 0 is the cls token's and is not used.
         """
-        if fused.touched_reason(self.proj) is not None:
+        if fused.touched_reason(self) is not None:
             tokens = self.proj(image)
             hw = (tokens.shape[2], tokens.shape[3])
             positions = resize_positions(pos_embed[0, 1:], self.pos_hw, hw, "bicubic")

@@ -39,7 +39,7 @@ def feature_pyramid(
     vit_maps = [tokens_to_map(part, grids.vit_hw) for part in vit_tokens]
     if len(vit_maps) == 1:
         vit_maps *= len(maps)
-    if fused.runs(fused.pyramid, model, maps):
+    if fused.runs(fused.pyramid, model):
         return fused.pyramid.forward(model, maps, vit_maps)
     maps[0] = at_4 + model.up(maps[1])
     if vit_maps:

@@ -10,7 +10,13 @@ from ..fused.maps import map_to_tokens
 from .norm import make_norm
 
 
-@fused.readable
+@fused.readable(
+    stem=nn.Sequential,
+    conv2=nn.Sequential,
+    conv3=nn.Sequential,
+    conv4=nn.Sequential,
+    fc1=nn.Conv2d,
+)
 class SpatialPrior(nn.Module):
     """Read local detail from the image with convolutions, beside the ViT.
 

@@ -13,7 +13,110 @@ LAYER_NORM_EPS = 1e-6
 FFNS = ("mlp", "swiglu")
 
 
-@fused.readable
+@fused.readable(qkv=nn.Linear, proj=nn.Linear, proj_drop=nn.Dropout)
+class Attention(nn.Module):
+    """Multi-head self-attention, among all tokens or within square windows of the grid."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        drop: float = 0.0,
+        window_size: int | None = None,
+    ) -> None:
+        """Create the projections.
+
+        Args:
+            dim: Channels of a token.
+            num_heads: Heads.
+            qkv_bias: Whether the query, key and value projection has a bias.
+            attn_drop: Dropout rate of the attention weights.
+            drop: Dropout rate of the result.
+            window_size: Side of the windows in tokens, or None for global attention.
+
+        Raises:
+            ValueError: The heads do not divide the channels.
+        """
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(
+                f"Attention: embed_dim {dim} must divide among the heads, got num_heads="
+                f"{num_heads}; change either"
+            )
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.attn_drop = attn_drop
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Return tokens of the same shape.
+
+        Args:
+            x: [B, N, C].
+            hw: (h, w) of the token grid; global attention does not use it.
+        """
+        dropout = self.attn_drop if self.training else 0.0
+        attended = fused.attend(self.qkv(x), hw, self.window_size, self.num_heads, dropout)
+        return self.proj_drop(self.proj(attended))  # type: ignore[no-any-return]
+
+
+@fused.readable(fc1=nn.Linear, fc2=nn.Linear, drop=nn.Dropout)
+class Mlp(nn.Module):
+    """Two linear layers with GELU between them."""
+
+    def __init__(self, dim: int, ratio: float, drop: float) -> None:
+        """Create the layers: ``dim`` channels, ``ratio`` times as many hidden, dropout ``drop``."""
+        super().__init__()
+        self.fc1 = nn.Linear(dim, int(dim * ratio))
+        self.fc2 = nn.Linear(int(dim * ratio), dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens, [B, N, C], to the same shape."""
+        hidden = self.drop(F.gelu(self.fc1(x)))
+        return self.drop(self.fc2(hidden))  # type: ignore[no-any-return]
+
+
+@fused.readable(w12=nn.Linear, w3=nn.Linear, drop=nn.Dropout)
+class SwiGLU(nn.Module):
+    """A gated feed-forward: w3(silu(gate) * value).
+
+    Source: Shazeer 2020, arXiv:2002.05202; sizes: Oquab et al. 2023, arXiv:2304.07193.
+    """
+
+    def __init__(self, dim: int, ratio: float, drop: float) -> None:
+        """Create the layers.
+
+        Args:
+            dim: Channels of a token.
+            ratio: Hidden channels of the ungated form, as a multiple of ``dim``; this one has two
+                thirds of them, rounded up to a multiple of 8.
+            drop: Dropout rate of the result.
+        """
+        super().__init__()
+        hidden_dim = (int(dim * ratio * 2 / 3) + 7) // 8 * 8
+        self.w12 = nn.Linear(dim, 2 * hidden_dim)
+        self.w3 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens, [B, N, C], to the same shape."""
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.drop(self.w3(F.silu(gate) * value))  # type: ignore[no-any-return]
+
+
+@fused.readable(
+    norm1=nn.LayerNorm,
+    attn=Attention,
+    norm2=nn.LayerNorm,
+    mlp=(Mlp, SwiGLU),
+    drop_path=DropPath,
+)
 class Block(nn.Module):
     """Attention, then a feed-forward; each reads normalized tokens, is scaled and added.
 
@@ -87,100 +190,3 @@ class Block(nn.Module):
 def scaled_sum(x: Tensor, gamma: Tensor | None, branch: Tensor) -> Tensor:
     """Return x + gamma * branch, [B, N, C]; no gamma is 1."""
     return x + branch if gamma is None else torch.addcmul(x, gamma, branch)
-
-
-@fused.readable
-class Attention(nn.Module):
-    """Multi-head self-attention, among all tokens or within square windows of the grid."""
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        *,
-        qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-        drop: float = 0.0,
-        window_size: int | None = None,
-    ) -> None:
-        """Create the projections.
-
-        Args:
-            dim: Channels of a token.
-            num_heads: Heads.
-            qkv_bias: Whether the query, key and value projection has a bias.
-            attn_drop: Dropout rate of the attention weights.
-            drop: Dropout rate of the result.
-            window_size: Side of the windows in tokens, or None for global attention.
-
-        Raises:
-            ValueError: The heads do not divide the channels.
-        """
-        super().__init__()
-        if dim % num_heads:
-            raise ValueError(
-                f"Attention: embed_dim {dim} must divide among the heads, got num_heads="
-                f"{num_heads}; change either"
-            )
-        self.num_heads = num_heads
-        self.window_size = window_size
-        self.attn_drop = attn_drop
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(drop)
-
-    def forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
-        """Return tokens of the same shape.
-
-        Args:
-            x: [B, N, C].
-            hw: (h, w) of the token grid; global attention does not use it.
-        """
-        dropout = self.attn_drop if self.training else 0.0
-        attended = fused.attend(self.qkv(x), hw, self.window_size, self.num_heads, dropout)
-        return self.proj_drop(self.proj(attended))  # type: ignore[no-any-return]
-
-
-@fused.readable
-class Mlp(nn.Module):
-    """Two linear layers with GELU between them."""
-
-    def __init__(self, dim: int, ratio: float, drop: float) -> None:
-        """Create the layers: ``dim`` channels, ``ratio`` times as many hidden, dropout ``drop``."""
-        super().__init__()
-        self.fc1 = nn.Linear(dim, int(dim * ratio))
-        self.fc2 = nn.Linear(int(dim * ratio), dim)
-        self.drop = nn.Dropout(drop)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map tokens, [B, N, C], to the same shape."""
-        hidden = self.drop(F.gelu(self.fc1(x)))
-        return self.drop(self.fc2(hidden))  # type: ignore[no-any-return]
-
-
-@fused.readable
-class SwiGLU(nn.Module):
-    """A gated feed-forward: w3(silu(gate) * value).
-
-    Source: Shazeer 2020, arXiv:2002.05202; sizes: Oquab et al. 2023, arXiv:2304.07193.
-    """
-
-    def __init__(self, dim: int, ratio: float, drop: float) -> None:
-        """Create the layers.
-
-        Args:
-            dim: Channels of a token.
-            ratio: Hidden channels of the ungated form, as a multiple of ``dim``; this one has two
-                thirds of them, rounded up to a multiple of 8.
-            drop: Dropout rate of the result.
-        """
-        super().__init__()
-        hidden_dim = (int(dim * ratio * 2 / 3) + 7) // 8 * 8
-        self.w12 = nn.Linear(dim, 2 * hidden_dim)
-        self.w3 = nn.Linear(hidden_dim, dim)
-        self.drop = nn.Dropout(drop)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map tokens, [B, N, C], to the same shape."""
-        gate, value = self.w12(x).chunk(2, dim=-1)
-        return self.drop(self.w3(F.silu(gate) * value))  # type: ignore[no-any-return]

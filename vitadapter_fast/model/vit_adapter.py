@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 VIT_FEATURES = ("last", "stages")
 
 
+@fused.readable(
+    up=nn.ConvTranspose2d,
+    spm=SpatialPrior,
+    **dict.fromkeys(("norm1", "norm2", "norm3", "norm4"), fused.NORMS),
+)
 class ViTAdapter(ViT):
     """A plain ViT with a convolutional adapter beside it that makes a feature pyramid of it.
 
@@ -246,7 +251,7 @@ class ViTAdapter(ViT):
         c = torch.cat([level + embed for level, embed in pairs], dim=1)
 
         stages = partial(self._interact, grids=grids)
-        c, *vit_tokens = fused.in_portions(stages, x, c, self.blocks, self.interactions)
+        c, *vit_tokens = fused.in_portions(stages, x, c, self)
 
         maps = feature_pyramid(self, at_4, c, vit_tokens, grids)
         H, W = image.shape[2:]

@@ -31,17 +31,7 @@ def is_ours(*inputs: Tensor) -> bool:
     )
 
 
-def normalize(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    *,
-    grad: Tensor | None = None,
-    plus: Tensor | None = None,
-    grad_weight: Tensor | None = None,
-    grad_bias: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+def normalize(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return what torch.native_layer_norm does over the last dimension.
 
     Args:
@@ -49,35 +39,12 @@ def normalize(
         weight: [C].
         bias: [C].
         eps: Added to the variance.
-        grad: For ``normalize_backward``, as the others.
-        plus: See there.
-        grad_weight: Memory for its result.
-        grad_bias: Likewise.
 
     Returns:
         The normalized tokens, in memory that the thread's next call may write to; mean and
         1 / deviation, [..., 1].
     """
-    x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
-    mean, rstd = x.new_empty((*x.shape[:-1], 1)), x.new_empty((*x.shape[:-1], 1))
-    out = memory.kept("normalized", x.numel()).view(x.shape)
-    extension.launch(
-        "normalize_rows_cpu",
-        rows=x,
-        weight=weight,
-        bias=bias,
-        shape=(mean.numel(), x.shape[-1]),
-        eps=eps,
-        out=out,
-        mean=mean,
-        rstd=rstd,
-        grad=grad,
-        plus=plus,
-        grad_weight=grad_weight,
-        grad_bias=grad_bias,
-        num_threads=torch.get_num_threads(),
-    )
-    return out, mean, rstd
+    return _normalize(x, weight, bias, eps)
 
 
 def normalize_backward(
@@ -101,7 +68,29 @@ def normalize_backward(
     grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(bias)
     plus = None if plus is None else plus.contiguous()
     more = {"plus": plus, "grad_weight": grad_weight, "grad_bias": grad_bias}
-    return normalize(x, weight, bias, eps, grad=grad, **more)[0], grad_weight, grad_bias
+    return _normalize(x, weight, bias, eps, grad=grad, **more)[0], grad_weight, grad_bias
+
+
+def _normalize(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, **more: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
+    mean, rstd = x.new_empty((*x.shape[:-1], 1)), x.new_empty((*x.shape[:-1], 1))
+    out = memory.kept("normalized", x.numel()).view(x.shape)
+    extension.launch(
+        "normalize_rows_cpu",
+        rows=x,
+        weight=weight,
+        bias=bias,
+        shape=(mean.numel(), x.shape[-1]),
+        eps=eps,
+        out=out,
+        mean=mean,
+        rstd=rstd,
+        **more,
+        num_threads=torch.get_num_threads(),
+    )
+    return out, mean, rstd
 
 
 def transpose(rows: Tensor, out: Tensor | None = None) -> Tensor:
