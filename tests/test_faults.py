@@ -64,8 +64,7 @@ def test_out_of_memory_in_forward_or_backward() -> None:
     outcomes = [moment for moment in moments if moment is not None]
     told = re.compile("can't allocate memory|std::bad_alloc")
     assert all(kind == "MemoryError" or told.search(message) for _, kind, message in outcomes)
-    by_torch = {phase for phase, kind, _ in outcomes if kind == "RuntimeError"}
-    assert by_torch == {"forward", "backward"}
+    assert {when for when, kind, _ in outcomes if kind == "RuntimeError"} == {"forward", "backward"}
     told_by_kernel = "vitadapter_fast: ms_deform_attn_{}_cpu: no memory beside the outputs"
     assert in_forward == ["forward", "MemoryError", told_by_kernel.format("forward")]
     assert in_backward == ["backward", "MemoryError", told_by_kernel.format("backward")]
