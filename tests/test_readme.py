@@ -211,11 +211,11 @@ def test_optimizer(block: Block) -> None:
 @runs("Contributing: sh")
 def test_contributors_commands(block: Block, tmp_path: Path) -> None:
     calls = run_shell(block, tmp_path, ["pip", "pre-commit", "make", ".ci/run"])
-    pip, hook, make, gate, fuzz, sanitize, everything = calls
+    pip, hook, make, make_all, gate, fuzz, sanitize, everything = calls
     check_pip(pip)
     assert hook == ["pre-commit", "install"] and (ROOT / ".pre-commit-config.yaml").is_file()
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for command in (make, fuzz, sanitize):
+    for command in (make, make_all, fuzz, sanitize):
         assert command[0] == "make" and set(command[1:]) <= set(targets)
     assert gate[0] == "python" and (ROOT / gate[1]).is_file() and gate[2:] == []
     assert everything == ["run"] and (ROOT / ".ci" / "run").stat().st_mode & 0o100

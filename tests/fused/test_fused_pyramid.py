@@ -70,6 +70,7 @@ def test_one_number_per_channel_is_torchs_error(tiny: Tiny) -> None:
         model(torch.randn(1, 3, 32, 32))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("layout", [False, True], ids=["NCHW", "channels last"])
 @pytest.mark.parametrize("low", [None, torch.bfloat16], ids=str)
 def test_the_way_of_gpus_gives_the_same_maps(

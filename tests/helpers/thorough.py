@@ -10,6 +10,7 @@ _TESTS = Path(__file__).resolve().parents[1]
 # A file or test that is named on the command line runs all the same.
 THOROUGH = {
     "checks": ["info"],
+    "commands": ["export_command"],
     "export": ["export_onnx", "export_program"],
     "fused": ["touched"],
     "model": ["model_compiled", "model_distributed", "model_random"],
@@ -21,7 +22,7 @@ THOROUGH = {
     ],
     ".": [
         *("benchmarks", "benchmarks_clocks", "benchmarks_overhead", "benchmarks_runs"),
-        *("build", "concurrency", "supply_chain", "toolkits"),
+        *("build", "concurrency", "determinism", "memory", "supply_chain", "toolkits"),
     ],
 }
 

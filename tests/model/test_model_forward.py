@@ -200,6 +200,7 @@ def outputs_and_gradients(model: nn.Module, image: Tensor) -> list[Tensor]:
     return [*maps, *(p.grad for p in model.parameters() if p.grad is not None)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", COMPILED)
 def test_compiled_whole_equals_eager(case: str, tiny: Build) -> None:
     image = torch.randn(1, 3, 64, 93, dtype=torch.float64)
@@ -211,6 +212,7 @@ def test_compiled_whole_equals_eager(case: str, tiny: Build) -> None:
         torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 def test_compiled_for_any_size_after_two_compilations(tiny: Build) -> None:
     # Above 20480 numbers in every map, where torch's CPU convolutions change their library; and

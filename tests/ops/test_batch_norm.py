@@ -258,6 +258,7 @@ def test_bad_call_is_a_value_error(change: dict[str, Any], message: str) -> None
         batch_norm(**(call | change))
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(os.environ.get("VITADAPTER_ISA") == "portable", reason="already portable")
 def test_portable_build_of_the_cpu_kernels_passes_the_same_cases() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]

@@ -79,6 +79,7 @@ def test_gradcheck(op: Any, make: Args) -> None:
     assert torch.autograd.gradcheck(run, leaves(args))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize(("op", "make"), CALLS.values(), ids=CALLS)
 def test_compile_fullgraph_with_gradients(op: Any, make: Args, backend: str) -> None:

@@ -188,6 +188,7 @@ def test_cpu_results_are_bit_equal_for_any_number_of_threads(case: AttnCase) -> 
     assert_same_for_any_number_of_threads(lambda: results(inputs, "cpu", cotangent))
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(os.environ.get("VITADAPTER_ISA") == "portable", reason="already portable")
 def test_portable_build_of_the_cpu_kernels_passes_the_same_cases() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]

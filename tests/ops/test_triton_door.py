@@ -328,6 +328,7 @@ for switch, wanted in SWITCHES.items():
 """
 
 
+@pytest.mark.thorough
 def test_float32_is_multiplied_as_either_of_torchs_switches_says() -> None:
     backend = None if _triton.unsupported_reason(torch.empty(0)) else "triton"
     script = PRECISION.replace("BACKEND", repr(backend))

@@ -346,6 +346,7 @@ def test_whole_grid_is_torch_attention_without_padding(hw: tuple[int, int], back
     torch.testing.assert_close(*pair)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif("VITADAPTER_ISA" in os.environ, reason="already of another build")
 @pytest.mark.parametrize("isa", ["portable", "avx2"])
 def test_other_builds_of_the_cpu_kernels_pass_the_same_cases(isa: str) -> None:
