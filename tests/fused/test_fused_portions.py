@@ -5,7 +5,7 @@
 import pytest
 import torch
 from tiny import WINDOWED
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitadapter_fast import ViTAdapter, backend
 from vitadapter_fast.fused import portions
@@ -96,5 +96,5 @@ def test_other_devices_and_empty_batches_stay_whole() -> None:
             return [c, x]
 
         x, c = (torch.empty(batch, count, 2**20, device=device) for count in (4, 21))
-        assert portions.in_portions(stages, x, c)[0] is c
+        assert portions.in_portions(stages, x, c, nn.Module())[0] is c
         assert calls == [batch]

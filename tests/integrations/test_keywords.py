@@ -18,7 +18,10 @@ UNKNOWN = "a_keyword_that_nobody_knows"
 KEYWORDS_ARE_DATA = {
     f"vitadapter_fast.model.config.check_{name}"
     for name in ("counts", "flags", "numbers", "rates", "ratios")
-} | {"vitadapter_fast.native.extension.launch"}  # or the launcher's own, which refuses others
+} | {
+    "vitadapter_fast.fused._choice.readable",
+    "vitadapter_fast.native.extension.launch",  # or the launcher's own, which refuses others
+}
 # Python would miss these first.
 REQUIRED = {"vitadapter_fast.model.presets.vit_adapter": {"size": "s"}}
 
