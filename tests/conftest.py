@@ -13,6 +13,9 @@ if not torch.cuda.is_available():
     # Before anything imports triton, which decides at its import: kernels then run on the CPU.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# The weights that the features command takes by itself are not here: nothing listens on port 9.
+os.environ["VITADAPTER_DINOV2_URL"] = "http://127.0.0.1:9"
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker has a core. Threads that wait for one another's turn would take three times as
     # long; what depends on their number is tested with numbers of its own.

@@ -33,7 +33,7 @@ from vitadapter_fast.commands.features.photos import (  # noqa: E402
 from vitadapter_fast.commands.features.picture import layout  # noqa: E402
 from vitadapter_fast.errors import CommandError  # noqa: E402
 
-SMALL = ["--size", "96", "--device", "cpu"]
+SMALL = ["--size", "96", "--device", "cpu", "--weights", "random"]
 
 
 @pytest.fixture(autouse=True)

@@ -53,7 +53,8 @@ from vitadapter_fast.commands import cli  # noqa: E402
 model = vitadapter_fast.vit_adapter_s(pretrained="vit.pth")
 sum(each.mean() for each in model(torch.rand(1, 3, 64, 64))).backward()
 assert cli.main(["convert", "vit.pth"]) == 0
-options = ["--size", "96", "--device", "cpu", "--out", "photo.png", "--save", "maps.safetensors"]
+options = ["--size", "96", "--device", "cpu", "--weights", "vit.pth", "--out", "photo.png"]
+options += ["--save", "maps.safetensors"]
 assert cli.main(["features", *options]) == 0
 assert cli.main(["configs"]) == 0
 sys.stderr.write(json.dumps({"changed": sorted(changed), "connected": connected}))

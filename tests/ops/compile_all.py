@@ -43,7 +43,7 @@ def window_launches(dtype: torch.dtype) -> dict[str, Launch]:
     call = window_call.Call(qkv, [32, 32], 14)
     with recorded() as found:
         out, logsumexp = windows.forward(call)
-        windows.backward(call, torch.empty_like(out), out, logsumexp)
+        windows.backward(call, torch.empty_like(out), (True,), out, logsumexp)
     return found
 
 

@@ -3,6 +3,7 @@
 """Which GPU backend takes a call of the deformable attention: seen without a device."""
 
 import logging
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from torch.fx.experimental.symbolic_shapes import (
 
 from vitadapter_fast import _C
 from vitadapter_fast.native import extension
-from vitadapter_fast.ops.ms_deform_attn import _chosen, _classic_call, _grid_call, cuda, triton
+from vitadapter_fast.ops._backends import choose, name_of
+from vitadapter_fast.ops.ms_deform_attn import _classic_call, _grid_call, _order, cuda, triton
 from vitadapter_fast.ops.ms_deform_attn._call import Call
 
 # As in csrc/build_info.h.
@@ -72,10 +74,13 @@ def on_gpu(call: Call) -> Call:
     return call._replace(value=value, points=points, weights=weights)
 
 
+def chosen(call: Call, backend: str | None, is_backward: bool = False) -> ModuleType:
+    return choose(call.op, _order(call, is_backward), call, backend)
+
+
 def backends(call: Call) -> list[str]:
     """Return the backends that forward and backward of a call on a GPU take."""
-    chosen = [_chosen(on_gpu(call), None, is_backward=back) for back in (False, True)]
-    return [module.__name__.rpartition(".")[2] for module in chosen]
+    return [name_of(chosen(on_gpu(call), None, is_backward)) for is_backward in (False, True)]
 
 
 @pytest.mark.parametrize("is_grid", [True, False], ids=["grid", "classic"])
@@ -134,8 +139,8 @@ def test_compilers_may_ask() -> None:
 
 
 def test_a_named_backend_takes_whatever_it_can_run() -> None:
-    assert _chosen(on_gpu(call_of(points=3)), "cuda") is cuda
-    assert _chosen(on_gpu(call_of()), "triton") is triton
+    assert chosen(on_gpu(call_of(points=3)), "cuda") is cuda
+    assert chosen(on_gpu(call_of()), "triton") is triton
 
 
 def test_these_facts_are_those_of_the_build() -> None:

@@ -147,7 +147,7 @@ def launches(dtype: torch.dtype, channels: int) -> dict[str, Any]:
     call = _call.Call(qkv, [64, 64], 14)
     with recorded() as found:
         out, logsumexp = backend.forward(call)
-        backend.backward(call, torch.empty_like(out), out, logsumexp)
+        backend.backward(call, torch.empty_like(out), (True,), out, logsumexp)
     return found
 
 

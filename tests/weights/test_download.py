@@ -3,6 +3,7 @@
 """Model names download the official file, once and checked; a failure leaves nothing."""
 
 import logging
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from checkpoint_cases import Payload, as_hf, official, published_size, saved, ti
 from safetensors.torch import save
 
 from vitadapter_fast import CheckpointError, vit_adapter_s
+from vitadapter_fast.commands import cli
 from vitadapter_fast.commands.convert import main
 from vitadapter_fast.weights import download, load_checkpoint
 from vitadapter_fast.weights.download import OfficialModel, official_model
@@ -396,3 +398,43 @@ def test_hub_folder_that_cannot_be_made_is_told(hub: Path, tmp_path: Path) -> No
     (tmp_path / "torch").touch()
     with pytest.raises(CheckpointError, match="the folder .* cannot be made: .*TORCH_HOME"):
         load_checkpoint(tiny_model(), "dinov2_vits14")
+
+
+FEATURES = ["features", "--size", "64", "--device", "cpu"]
+
+
+def test_features_fetch_the_small_model_by_themselves(
+    server: Server, folder: Path, hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.files[SMALL] = pth_bytes("official_small", tmp_path)
+    for requests in (2, 2):  # one to see whether the server answers
+        assert cli.main(FEATURES) == 0
+        assert "dinov2_vits14_pretrain.pth (official): ViT only" in capsys.readouterr().out
+        assert server.requested == [SMALL] * requests
+    assert names_in(hub) == ["dinov2_vits14_pretrain.pth"]
+
+
+@pytest.mark.parametrize("model", ["s", "b"])
+def test_features_without_a_network_say_so_and_go_on(
+    model: str, server: Server, folder: Path, hub: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*FEATURES, "--model", model]) == 0
+    out, err = capsys.readouterr()
+    assert "random (seed 0)" in out
+    assert err.count("\n") == 1
+    told = "cannot reach .*: HTTP Error 404" if model == "s" else "--weights dinov2_vitb14 does it"
+    assert re.search(f"warning: weights are random: dinov2_vit{model}14.*{told}", err)
+    assert server.requested == ([SMALL] if model == "s" else [])
+    assert not hub.exists()
+
+
+def test_features_take_what_was_downloaded_before(
+    server: Server, folder: Path, hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.mkdir(parents=True)
+    saved(published_size("official_small"), hub / "dinov2_vits14_pretrain.pth")
+    assert cli.main(FEATURES) == 0
+    assert "dinov2_vits14_pretrain.pth (official)" in capsys.readouterr().out
+    assert cli.main([*FEATURES, "--weights", "random"]) == 0
+    assert "random (seed 0)" in capsys.readouterr().out
+    assert server.requested == []

@@ -33,7 +33,7 @@ from .options import (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to a parser."""
-    add_model(parser)
+    add_model(parser, "weights are random")
     parser.add_argument(
         "--format",
         choices=("onnx", "pt2"),

@@ -95,14 +95,20 @@ def add_size(
     )
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name a model and its weights, for ``model_of``."""
+def add_model(parser: argparse.ArgumentParser, without_weights: str) -> None:
+    """Add the options that name a model and its weights, for ``model_of``.
+
+    Args:
+        parser: Of the command.
+        without_weights: What the command does where the option is missing.
+    """
     parser.add_argument("--model", choices=tuple(PRESETS), default="s", help="default: s")
     parser.add_argument(
         "--weights",
         type=given_path,
         metavar="FILE",
-        help="DINOv2 or ViT-Adapter checkpoint in any known format; without it, weights are random",
+        help="DINOv2 or ViT-Adapter checkpoint in any known format, or a name such as "
+        f"dinov2_vits14, which is downloaded once; without it, {without_weights}",
     )
     parser.add_argument(
         "--vit-features",

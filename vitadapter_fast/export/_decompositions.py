@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ops._arguments import pairs
 from ..ops.dwconv_gelu import reference as dwconv_gelu
 from ..ops.dwconv_gelu._call import Call as DwconvGelu
-from ..ops.ms_deform_attn._call import pairs, with_heads
+from ..ops.ms_deform_attn._call import with_heads
 from ..ops.ms_deform_attn.reference import query_centers
 from ..ops.patch_embed import reference as patch_embed
 from ..ops.patch_embed._call import Call as PatchEmbed

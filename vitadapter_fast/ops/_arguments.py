@@ -88,3 +88,8 @@ def _integer(op: str, name: str, size: Any) -> int:
     if abs(size) > _MAX_INT64:
         raise ValueError(f"{op}: {name} must be positive sizes of a tensor, got {size}")
     return size  # type: ignore[no-any-return]
+
+
+def pairs(flat: list[int]) -> list[tuple[int, int]]:
+    """Return [(h0, w0), (h1, w1), ...] from h0, w0, h1, w1, ..."""
+    return list(zip(flat[::2], flat[1::2], strict=True))

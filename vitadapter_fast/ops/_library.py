@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""Schemas and Python functions in, registered operators out: the only user of torch.library."""
+"""What an op is made of in, its registered operators out: the only user of torch.library."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
 from . import _triton
-from ._backends import name_of
+from ._backends import checked_choice, choose, name_of, requested
 from ._direct import Lower, Op, Operator, function
 
 # Any: torch.library has untyped functions.
@@ -24,7 +24,136 @@ _AUTOCAST_KEYS = {
 }
 
 
-def define_op(schema: str, run: Op, fake: Op, chosen: Callable[..., ModuleType]) -> Operator:
+def define(
+    op: str,
+    inputs: str,
+    outputs: str,
+    *,
+    call_of: Callable[..., Any],
+    check: Callable[[Any], None],
+    new_outputs: Callable[[Any], Any],
+    backends: Sequence[ModuleType],
+    order: Callable[[Any, bool], Sequence[ModuleType]] | None = None,
+    saved: Sequence[int] = (),
+    lower_all: Lower | None = None,
+) -> Operator:
+    """Register an op and its backward: choice, fakes, gradients, autocast; return the forward.
+
+    Every tensor among the inputs has a gradient, of the outputs only the first: others are what
+    backward needs again. Gradients of gradients are refused with a clear error.
+
+    Args:
+        op: Its name in ``torch.ops.vitadapter_fast``; its backward's is ``{op}_backward``.
+        inputs: Schema of the inputs.
+        outputs: Schema of what it returns.
+        call_of: The inputs in; out the call, on which all that follows works.
+        check: Raises ValueError where a call is wrong.
+        new_outputs: Memory for the outputs of a call.
+        backends: Modules in the order in which they are tried. ``forward(call)`` returns the
+            outputs; ``backward(call, grad_out, needs, *saved)`` a gradient or None for each tensor
+            among the inputs, in the shape that it has in the call.
+        order: Another order for a call and whether it is backward.
+        saved: Which outputs are kept for backward, beside the inputs.
+        lower_all: Casts the inputs for autocast, ``(dtype, inputs)``; None: there is no rule.
+    """
+    names = [name_of(module) for module in backends]
+    kept = "".join(f"Tensor saved{i}, " for i in saved)
+
+    def choose_forward(call: Any, backend: str | None) -> ModuleType:
+        return choose(op, order(call, False) if order else backends, call, backend)
+
+    def choose_backward(call: Any, backend: str | None) -> ModuleType:
+        return choose(op, order(call, True) if order else backends, call, backend)
+
+    def chosen(*args: Any, backend: str | None = None) -> ModuleType:
+        return choose_forward(call_of(*args), backend)
+
+    def chosen_backward(
+        grad_out: Tensor, *args: Any, needs: Sequence[bool], backend: str | None = None
+    ) -> ModuleType:
+        return choose_backward(call_of(*args[len(saved) :]), backend)
+
+    def run(*args: Any, backend: str | None = None) -> Any:
+        call = call_of(*args)
+        return checked_choice(check, choose_forward, call, backend).forward(call)
+
+    def fake(*args: Any, backend: str | None = None) -> Any:
+        call = call_of(*args)
+        check(call)
+        return new_outputs(call)
+
+    def run_backward(
+        grad_out: Tensor, *args: Any, needs: Sequence[bool], backend: str | None = None
+    ) -> list[Tensor]:
+        kept, args = args[: len(saved)], args[len(saved) :]
+        call = call_of(*args)
+        module = checked_choice(check, choose_backward, call, backend)
+        grads = module.backward(call, grad_out, needs, *kept)
+        return [
+            # An operator cannot return None: an empty tensor stands for what nobody asked for.
+            grad.view(args[i].shape) if need else grad_out.new_empty(0)
+            for i, grad, need in zip(tensors, grads, needs, strict=True)
+        ]
+
+    def fake_backward(
+        grad_out: Tensor, *args: Any, needs: Sequence[bool], backend: str | None = None
+    ) -> list[Tensor]:
+        args = args[len(saved) :]
+        return [
+            args[i].new_empty(args[i].shape) if need else grad_out.new_empty(0)
+            for i, need in zip(tensors, needs, strict=True)
+        ]
+
+    def save(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
+        ctx.sizes = [value for i, value in enumerate(inputs) if i not in tensors]
+        # Autograd may run backward in another thread, which does not see the caller's with block.
+        name = requested(keyword_only_inputs["backend"])
+        ctx.backend = name if name in names else None
+        if saved:
+            ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*(inputs[i] for i in tensors), *(output[i] for i in saved))
+
+    def gradient(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        values, sizes = list(ctx.saved_tensors), iter(ctx.sizes)
+        kept = values[len(tensors) :]
+        args = [values[tensors.index(i)] if i in tensors else next(sizes) for i in range(count)]
+        needs = [ctx.needs_input_grad[i] and args[i] is not None for i in tensors]
+        grads = backward(grad_out, *kept, *args, needs=needs, backend=ctx.backend)
+        result: list[Tensor | None] = [None] * count
+        for i, grad, need in zip(tensors, grads, needs, strict=True):
+            result[i] = grad if need else None
+        return tuple(result)
+
+    forward = _operator(f"{op}({inputs}, *, str? backend=None) -> {outputs}", run, fake, chosen)
+    backward = _operator(
+        f"{op}_backward(Tensor grad_out, {kept}{inputs}, *, bool[] needs, str? backend=None)"
+        " -> Tensor[]",
+        run_backward,
+        fake_backward,
+        chosen_backward,
+    )
+    arguments = [a for a in forward.overload._schema.arguments if not a.kwarg_only]
+    count = len(arguments)
+    tensors = [i for i, a in enumerate(arguments) if "Tensor" in str(a.type)]
+    _register_gradient(forward, save, gradient)
+    if lower_all is not None:
+        _register_autocast(forward, lower_all)
+    return forward
+
+
+def lower_tensors(dtype: torch.dtype, inputs: Sequence[Any]) -> Sequence[Any]:
+    """Cast all tensors among the inputs of an op as autocast does."""
+    return [lower(value, dtype) if isinstance(value, Tensor) else value for value in inputs]
+
+
+def lower(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast as autocast does: floating tensors, but never float64."""
+    if tensor.dtype == torch.float64 or not tensor.is_floating_point():
+        return tensor
+    return tensor.to(dtype)
+
+
+def _operator(schema: str, run: Op, fake: Op, chosen: Callable[..., ModuleType]) -> Operator:
     """Register ``run`` for every device and ``fake`` for tracing; return the operator.
 
     Where ``chosen(...)``, the backend of a call, is triton, torch.compile and AOTInductor trace
@@ -61,7 +190,7 @@ def _is_exporting() -> bool:
     return torch.compiler.is_compiling() if decomposes is None else not decomposes
 
 
-def define_gradient(op: Operator, setup_context: Op, backward: Op) -> None:
+def _register_gradient(op: Operator, setup_context: Op, backward: Op) -> None:
     """Register the backward of ``op``; gradients of gradients are refused with a clear error.
 
     Only the first output has a gradient; others are what backward needs again. After the arguments
@@ -85,7 +214,7 @@ def define_gradient(op: Operator, setup_context: Op, backward: Op) -> None:
     op.function = function(op.run, setup_context, checked_backward)
 
 
-def define_autocast(op: Operator, lower_all: Lower) -> None:
+def _register_autocast(op: Operator, lower_all: Lower) -> None:
     """Under autocast, call ``op`` on ``lower_all(dtype, args)`` with autocast switched off."""
     name = op.overload.__name__.split(".")[0]
     for device, key in _AUTOCAST_KEYS.items():
@@ -97,10 +226,3 @@ def define_autocast(op: Operator, lower_all: Lower) -> None:
 
         _LIBRARY.impl(name, run, key)
     op.lower = lower_all
-
-
-def lower(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Cast as autocast does: floating tensors, but never float64."""
-    if tensor.dtype == torch.float64 or not tensor.is_floating_point():
-        return tensor
-    return tensor.to(dtype)

@@ -6,6 +6,7 @@ Importing this module does not import Triton. Kernels live in modules that impor
 are themselves imported when the first call comes.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -202,16 +203,37 @@ def launch(kernel: Any, *, grid: tuple[int, ...], **arguments: Any) -> None:
         kernel[grid](**arguments, **LAUNCH_OPTIONS)
 
 
-def packed_sizes(name: str, sizes: Sequence[tuple[int, int]], most: int) -> dict[str, int]:
+def rows(name: str, tensor: Tensor) -> dict[str, Any]:
+    """Return a tensor as kernels take it: rows a fixed stride apart, and rows from image to image.
+
+    The stride is compiled into the address arithmetic; it is the same for all image sizes. A row is
+    what lies behind the first two dimensions.
+    """
+    tensor = tensors.dense_rows(tensor)
+    B, count = tensor.shape[:2]
+    width = math.prod(tensor.shape[2:])
+    by_image, by_row = tensor.stride()[:2]
+    if count <= 1:
+        by_row = max(1, width)
+    if by_row == 0 or (B > 1 and by_image % by_row != 0):
+        tensor, by_image, by_row = tensor.contiguous(), count * width, max(1, width)
+    per_image = by_image // by_row if B > 1 else 0
+    return {name: tensor, f"{name}_rows": per_image, f"{name.upper()}_ROW": int(by_row)}
+
+
+MAX_SIZES = 16  # of one kind in a call: what size_of in _triton_sizes.py takes
+
+
+def packed_sizes(name: str, sizes: Sequence[tuple[int, int]]) -> dict[str, int]:
     """Return (h, w) pairs as arguments of a kernel, h << 32 | w, named name0, name1, ...
 
-    No kernel is specialized for them, so a new image size compiles nothing. Those of ``most`` that
-    a call does not have are left out: an extractor has four of 32, and a launch of its 24 arguments
-    takes Python 28 us where one of 52 takes 34 (Triton 3.9, a stub driver).
+    No kernel is specialized for them, so a new image size compiles nothing. Those of ``MAX_SIZES``
+    that a call does not have are left out: an extractor has four of 32, and a launch of its 24
+    arguments takes Python 28 us where one of 52 takes 34 (Triton 3.9, a stub driver).
     """
     packed = [h * 2**32 + w for h, w in sizes]
     if _is_traced.get():
-        packed += [0] * (most - len(packed))  # torch wants every argument of a kernel
+        packed += [0] * (MAX_SIZES - len(packed))  # torch wants every argument of a kernel
     return {f"{name}{i}": size for i, size in enumerate(packed)}
 
 

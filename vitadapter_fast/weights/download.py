@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import sys
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ _KNOWN = {
     ),
 }
 _STALL_SECONDS = 60.0
+_CONNECT_SECONDS = 5.0
 
 _log = logging.getLogger("vitadapter_fast")
 
@@ -155,6 +157,29 @@ def located(path: str | bytes | os.PathLike[str]) -> Path:
         return home_expanded(path)
     has_progress_bar = sys.stderr is not None and sys.stderr.isatty()
     return download(model, _hub_folder(text), has_progress_bar=has_progress_bar)
+
+
+def unasked(name: str, *, may_download: bool) -> Path:
+    """Return the file of a published model that nobody named: nobody waits long for it.
+
+    Args:
+        name: As for ``official_model``.
+        may_download: Whether to download what is not in torch.hub's folder of checkpoints.
+
+    Raises:
+        CheckpointError: It is not there, and must not or cannot be downloaded.
+    """
+    model = official_model(name)
+    assert model is not None
+    if not (Path(torch.hub.get_dir()) / "checkpoints" / model.file_name).exists():
+        if not may_download:
+            raise CheckpointError(f"{name} was not downloaded; --weights {name} does it")
+        try:
+            urllib.request.urlopen(model.url, timeout=_CONNECT_SECONDS).close()
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise CheckpointError(f"{name}: cannot reach {model.url}: {error}") from error
+        _log.info("%s: downloading the weights, once; --weights random does without", name)
+    return located(name)
 
 
 def _download_address(url: str, scheme: str) -> Path:

@@ -27,6 +27,7 @@ from ...model import ViTAdapter
 from ...ops import _backends
 from ...version import __version__
 from ...weights import load_checkpoint
+from ...weights.download import unasked
 from ...weights.read import files_of
 from ..options import (
     add_model,
@@ -53,6 +54,10 @@ from .report import Totals, print_report, progress
 
 # Ops that the model calls, and the module of each.
 _OPS = {"patch_embed": "patch_embed", "ms_deform_attn_grid": "ms_deform_attn"}
+_log = logging.getLogger("vitadapter_fast")
+
+_DEFAULT_WEIGHTS = "dinov2_vits14"  # 88 MB
+_RANDOM = "random"
 _OUT_OF_MEMORY = "out of memory; lower --size or --batch, or take a smaller --model"
 
 
@@ -70,8 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PHOTO",
         help="photos, or folders of them; without any, one that comes with the library",
     )
-    add_model(parser)
-    add_size(parser, "photos are resized to fit into it, in proportion", (640, 640))
+    add_model(
+        parser,
+        f"{_DEFAULT_WEIGHTS} for s, and of the others those that were downloaded before; 'random' "
+        "is without any",
+    )
+    add_size(parser, "photos are resized to fit into it, in proportion", (896, 896))
     parser.add_argument(
         "--range",
         type=finite,
@@ -151,8 +160,9 @@ def _run(args: argparse.Namespace, failures: list[str]) -> None:
         paths = find_photos(given, failures)
         names = unique_names(paths)
         is_many = len(given) > 1 or os.path.isdir(given[0])
-        weights_files = [] if args.weights is None else [args.weights, *files_of(args.weights)]
-        inputs = [*paths, *weights_files]
+        inputs = list(paths)
+        if args.weights is not None and str(args.weights) != _RANDOM:
+            inputs += [args.weights, *files_of(args.weights)]
         targets = picture_paths(names, inputs, args.out, is_many=is_many)
         if args.save is not None:
             check_save_path(args.save, inputs)
@@ -227,18 +237,30 @@ def _device(name: str | None) -> torch.device:
 
 def _build(args: argparse.Namespace, device: torch.device) -> tuple[ViTAdapter, _Weights]:
     torch.manual_seed(args.seed)
-    model = model_of(args)
-    if args.weights is None:
+    model, path = model_of(args), _weights_of(args)
+    if path is None:
         text = f"random (seed {args.seed}): these are the features of an untrained network"
         return model.eval().to(device), _Weights(text, "random weights")
-    found = load_checkpoint(model, args.weights)
-    text = f"{printable(str(args.weights))} ({found.format})"
-    title = f"weights {printable(args.weights.name)}"
+    found = load_checkpoint(model, path)
+    text = f"{printable(str(path))} ({found.format})"
+    title = f"weights {printable(path.name)}"
     # Of all formats, only that of trained ViT-Adapters has the adapter.
     if found.format != "upstream":
         text += f": ViT only; the adapter is random (seed {args.seed})"
         title += ", random adapter"
     return model.eval().to(device), _Weights(text, title)
+
+
+def _weights_of(args: argparse.Namespace) -> Path | None:
+    """Return the weights that are asked for, else DINOv2's; None for random ones."""
+    if args.weights is not None:
+        return None if str(args.weights) == _RANDOM else Path(args.weights)
+    name = f"dinov2_vit{args.model}14"
+    try:
+        return unasked(name, may_download=name == _DEFAULT_WEIGHTS)
+    except CheckpointError as error:
+        _log.warning("weights are random: %s", error)
+        return None
 
 
 class _Skips(logging.Handler):

@@ -5,21 +5,14 @@
 On GPUs torch's own layers do this; the op has no backend there.
 """
 
-from types import ModuleType
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from .._arguments import check_types
-from .._backends import checked_choice, choose, name_of, requested
-from .._library import define_gradient, define_op
+from .._library import define
 from . import cpu, reference
 from ._call import Call, check, new_outputs
 
 BACKENDS = (cpu, reference)
-
-_ARGS = "Tensor tokens, Tensor weight, Tensor bias, float eps, bool has_relu, bool has_planes"
 
 
 def batch_norm(
@@ -61,74 +54,13 @@ def batch_norm(
     return result
 
 
-def _choose(call: Call, backend: str | None) -> ModuleType:
-    return choose("batch_norm", BACKENDS, call, backend)
-
-
-def _chosen(*args: Any, backend: str | None = None) -> ModuleType:
-    return _choose(Call(*args), backend)
-
-
-def _chosen_backward(
-    grad_out: Tensor, mean: Tensor, variance: Tensor, *args: Any, backend: str | None = None
-) -> ModuleType:
-    return _chosen(*args, backend=backend)
-
-
-def _run(*args: Any, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    call = Call(*args)
-    return checked_choice(check, _choose, call, backend).forward(call)  # type: ignore[no-any-return]
-
-
-def _fake(*args: Any, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    call = Call(*args)
-    check(call)
-    return new_outputs(call)
-
-
-def _run_backward(
-    grad_out: Tensor, mean: Tensor, variance: Tensor, *args: Any, backend: str | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    call = Call(*args)
-    chosen = checked_choice(check, _choose, call, backend)
-    return chosen.backward(call, grad_out, mean, variance)  # type: ignore[no-any-return]
-
-
-def _fake_backward(
-    grad_out: Tensor, mean: Tensor, variance: Tensor, *args: Any, backend: str | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    tokens, weight, bias, *_ = args
-    return tokens.new_empty(tokens.shape), torch.empty_like(weight), torch.empty_like(bias)
-
-
-def _save(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
-    tokens, weight, bias, *ctx.options = inputs
-    # Autograd may run backward in another thread, which does not see the caller's with block.
-    name = requested(keyword_only_inputs["backend"])
-    ctx.backend = name if name in [name_of(module) for module in BACKENDS] else None
-    _, mean, variance = output
-    ctx.mark_non_differentiable(mean, variance)
-    ctx.save_for_backward(tokens, weight, bias, mean, variance)
-
-
-def _gradient(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    tokens, weight, bias, mean, variance = ctx.saved_tensors
-    args = (tokens, weight, bias, *ctx.options)
-    grads = _backward(grad_out, mean, variance, *args, backend=ctx.backend)
-    return (*grads, None, None, None)
-
-
-_forward = define_op(
-    f"batch_norm({_ARGS}, *, str? backend=None) -> (Tensor out, Tensor mean, Tensor variance)",
-    _run,
-    _fake,
-    _chosen,
+_forward = define(
+    "batch_norm",
+    "Tensor tokens, Tensor weight, Tensor bias, float eps, bool has_relu, bool has_planes",
+    "(Tensor out, Tensor mean, Tensor variance)",
+    call_of=Call,
+    check=check,
+    new_outputs=new_outputs,
+    backends=BACKENDS,
+    saved=(1, 2),
 )
-_backward = define_op(
-    f"batch_norm_backward(Tensor grad_out, Tensor mean, Tensor variance, {_ARGS}, *,"
-    " str? backend=None) -> (Tensor, Tensor, Tensor)",
-    _run_backward,
-    _fake_backward,
-    _chosen_backward,
-)
-define_gradient(_forward, _save, _gradient)

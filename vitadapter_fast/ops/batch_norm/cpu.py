@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The C++ kernels for CPU tensors: csrc/batch_norm/{forward,backward}_cpu.cpp."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,9 +33,9 @@ def forward(call: Call) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def backward(
-    call: Call, grad_out: Tensor, mean: Tensor, variance: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of tokens, weight and bias."""
+    call: Call, grad_out: Tensor, needs: Sequence[bool], mean: Tensor, variance: Tensor
+) -> list[Tensor | None]:
+    """Return the gradients of tokens, weight and bias: all of them, in one pass."""
     tokens = torch.empty(call.tokens.shape, dtype=call.tokens.dtype, device="cpu")
     weight, bias = torch.empty_like(call.weight), torch.empty_like(call.bias)
     call, grad_out = _dense(call), dense_rows(grad_out)
@@ -48,7 +49,7 @@ def backward(
         grad_weight=memory.output(weight),
         grad_bias=memory.output(bias),
     )
-    return tokens, weight, bias
+    return [tokens, weight, bias]
 
 
 def _dense(call: Call) -> Call:

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens in; normalized tokens or planes, mean and variance out. The definition, in PyTorch."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -19,14 +21,14 @@ def forward(call: Call) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def backward(
-    call: Call, grad_out: Tensor, mean: Tensor, variance: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of tokens, weight and bias."""
+    call: Call, grad_out: Tensor, needs: Sequence[bool], mean: Tensor, variance: Tensor
+) -> list[Tensor | None]:
+    """Return the gradients of tokens, weight and bias: all of them, in one pass."""
     leaves = [tensor.detach().requires_grad_() for tensor in call[:3]]
     with torch.enable_grad():
         out, _, _ = _normalize(call._replace(tokens=leaves[0], weight=leaves[1], bias=leaves[2]))
     tokens, weight, bias = torch.autograd.grad(out, leaves, grad_out)
-    return tokens.contiguous(), weight, bias  # as the fake promises
+    return [tokens.contiguous(), weight, bias]  # as the fake promises
 
 
 def _normalize(call: Call) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .._arguments import FLOATS, has_bad_sizes, num_pixels
+from .._arguments import FLOATS, has_bad_sizes, num_pixels, pairs
 
 
 class Call(NamedTuple):
@@ -24,11 +24,6 @@ class Call(NamedTuple):
     grid_hw: list[int]
     weight: Tensor
     bias: Tensor | None
-
-
-def pairs(flat: list[int]) -> list[tuple[int, int]]:
-    """Return [(h0, w0), (h1, w1), ...] from h0, w0, h1, w1, ..."""
-    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def check(call: Call) -> None:
@@ -78,3 +73,8 @@ def split_sums(
     total = partial.sum(0)
     weight = total[:9].T.reshape(-1, 1, 3, 3).to(call.weight.dtype) if needs[1] else None
     return weight, total[9].to(call.weight.dtype) if needs[2] else None
+
+
+def new_outputs(call: Call) -> Tensor:
+    """Return memory for the result, [B, N, C]."""
+    return call.tokens.new_empty(call.tokens.shape)

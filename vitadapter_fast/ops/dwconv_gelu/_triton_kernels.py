@@ -6,23 +6,15 @@ import triton
 import triton.language as tl
 
 from .._triton import Config
+from .._triton_sizes import size_of, unpack_wide
 
-MAX_GRIDS = 16
-# (h, w) of each grid as h << 32 | w; a call passes as many as it has grids.
-SIZES = [f"hw{i}" for i in range(MAX_GRIDS)]
+SIZES = [f"hw{i}" for i in range(16)]
 
 # Channels of a program -> launch parameters (rows: columns of the grid); 0 for all others. 1024
 # elements on 128 threads are 16 bytes of 16-bit tokens for each.
 CONFIGS = {64: Config(16, 4), 32: Config(32, 4), 0: Config(16, 4)}
 STRIP = 8  # rows of the grid that a program runs down
 WEIGHT_STRIP = 16
-
-
-# Wide at once: compilers that ask what a kernel writes pass small integers for what is not known.
-@triton.jit
-def unpack(size):
-    wide = size.to(tl.int64)
-    return wide >> 32, wide & 0xFFFFFFFF
 
 
 # Returns the first row and column of a program's tile, and its grid.
@@ -32,45 +24,15 @@ def find_tile(tile, hw0, hw1, hw2, hw3, hw4, hw5, hw6, hw7,
               hw8, hw9, hw10, hw11, hw12, hw13, hw14, hw15,
               GRIDS: tl.constexpr, STRIP: tl.constexpr, ROWS: tl.constexpr):
     # fmt: on
-    h, w = unpack(hw0)
+    h, w = unpack_wide(hw0.to(tl.int64))
     first_token = h * 0
     first_tile = h * 0
     next_token = h * 0
     next_tile = h * 0
     for g in tl.static_range(GRIDS):
-        if g == 0:
-            size = hw0
-        elif g == 1:
-            size = hw1
-        elif g == 2:
-            size = hw2
-        elif g == 3:
-            size = hw3
-        elif g == 4:
-            size = hw4
-        elif g == 5:
-            size = hw5
-        elif g == 6:
-            size = hw6
-        elif g == 7:
-            size = hw7
-        elif g == 8:
-            size = hw8
-        elif g == 9:
-            size = hw9
-        elif g == 10:
-            size = hw10
-        elif g == 11:
-            size = hw11
-        elif g == 12:
-            size = hw12
-        elif g == 13:
-            size = hw13
-        elif g == 14:
-            size = hw14
-        else:
-            size = hw15
-        grid_h, grid_w = unpack(size)
+        grid_h, grid_w = unpack_wide(size_of(
+            g, hw0, hw1, hw2, hw3, hw4, hw5, hw6, hw7,
+            hw8, hw9, hw10, hw11, hw12, hw13, hw14, hw15))  # fmt: skip
         is_later = tile >= next_tile
         h = tl.where(is_later, grid_h, h)
         w = tl.where(is_later, grid_w, w)

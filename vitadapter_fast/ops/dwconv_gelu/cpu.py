@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...native import extension, memory, tensors
 from ...native.tensors import dense_rows
-from ._call import Call
+from ._call import Call, new_outputs
 from ._pointers import arguments, dense
 
 
@@ -22,7 +22,7 @@ def unsupported_reason(call: Call) -> str | None:
 
 def forward(call: Call) -> Tensor:
     """Return GELU of the convolved tokens, [B, N, C] in their dtype."""
-    out = torch.empty(call.tokens.shape, dtype=call.tokens.dtype, device="cpu")
+    out = new_outputs(call)
     call = dense(call)
     extension.launch(
         "dwconv_gelu_forward_cpu",

@@ -10,7 +10,8 @@ from torch import Tensor
 from ...native import cuda_device, extension
 from ...native.tensors import current_device, dense_rows
 from .. import _cuda
-from ._call import Call, pairs, split_sums
+from .._arguments import pairs
+from ._call import Call, new_outputs, split_sums
 from ._pointers import arguments, dense
 
 _MAX_GRIDS = 16  # kMaxGrids of rows_cuda.cuh
@@ -37,7 +38,7 @@ def size_reason(call: Call) -> str | None:
 
 def forward(call: Call) -> Tensor:
     """Return GELU of the convolved tokens, [B, N, C] in their dtype."""
-    out = call.tokens.new_empty(call.tokens.shape)
+    out = new_outputs(call)
     call = dense(call)
     with current_device(out):
         extension.launch(

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...native.tensors import dense_rows
 from .. import _triton
+from .._arguments import pairs
 from .._triton import Config
-from ._call import Call, pairs, split_sums
+from ._call import Call, new_outputs, split_sums
 
-_MAX_GRIDS = 16  # MAX_GRIDS of _triton_kernels.py
 _MAX_IMAGES = 65535  # of the second axis of a launch
 
 
@@ -21,8 +20,8 @@ def unsupported_reason(call: Call) -> str | None:
     """Return why the Triton kernels cannot run this call, or None."""
     if (reason := _triton.unsupported_reason(call.tokens)) is not None:
         return reason
-    if len(call.grid_hw) > 2 * _MAX_GRIDS:
-        return f"it takes at most {_MAX_GRIDS} grids"
+    if len(call.grid_hw) > 2 * _triton.MAX_SIZES:
+        return f"it takes at most {_triton.MAX_SIZES} grids"
     if call.tokens.shape[0] > _MAX_IMAGES:
         return f"it takes at most {_MAX_IMAGES} images, got {call.tokens.shape[0]}"
     return None
@@ -30,9 +29,9 @@ def unsupported_reason(call: Call) -> str | None:
 
 def forward(call: Call) -> Tensor:
     """Return GELU of the convolved tokens, [B, N, C] in their dtype."""
-    out = call.tokens.new_empty(call.tokens.shape)
-    tokens = _rows("tokens", call.tokens)
-    unused = _rows("grad_out", out)
+    out = new_outputs(call)
+    tokens = _triton.rows("tokens", call.tokens)
+    unused = _triton.rows("grad_out", out)
     with _triton.current_device(out):
         _convolve("gelu", call, {**tokens, **unused, "bias": call.bias, "out": out})
     return out
@@ -40,14 +39,14 @@ def forward(call: Call) -> Tensor:
 
 def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
     """Return the gradients of tokens, weight and bias; None where ``needs`` says so."""
-    tokens, grad = _rows("tokens", call.tokens), _rows("grad_out", grad_out)
+    tokens, grad = _triton.rows("tokens", call.tokens), _triton.rows("grad_out", grad_out)
     grad_sum = call.tokens.new_empty(call.tokens.shape)
     grad_tokens, partial = None, None
     with _triton.current_device(grad_out):
         _convolve("slope", call, {**tokens, **grad, "bias": call.bias, "out": grad_sum})
         if needs[0]:
             grad_tokens = torch.empty_like(grad_sum)
-            rows = {**_rows("tokens", grad_sum), **_rows("grad_out", grad_sum)}
+            rows = {**_triton.rows("tokens", grad_sum), **_triton.rows("grad_out", grad_sum)}
             _convolve("nothing", call, {**rows, "bias": None, "out": grad_tokens})
         if needs[1] or needs[2]:
             partial = _sum_up(call, tokens, grad_sum)
@@ -105,25 +104,9 @@ def _sum_up(call: Call, tokens: dict[str, Any], grad_sum: Tensor) -> Tensor:
     return partial
 
 
-def _rows(name: str, tensor: Tensor) -> dict[str, Any]:
-    """Return a tensor as kernels take it: rows a fixed stride apart, and rows from image to image.
-
-    The stride is compiled into the address arithmetic; it is the same for all image sizes.
-    """
-    tensor = dense_rows(tensor)
-    B, N, C = tensor.shape
-    by_image, by_row = tensor.stride()[:2]
-    if N == 1:
-        by_row = C
-    if by_row == 0 or (B > 1 and by_image % by_row != 0):
-        tensor, by_image, by_row = tensor.contiguous(), N * C, C
-    per_image = by_image // by_row if B > 1 else 0
-    return {name: tensor, f"{name}_rows": per_image, f"{name.upper()}_ROW": int(by_row)}
-
-
 def _shape(call: Call) -> dict[str, int]:
     sizes = pairs(call.grid_hw)
-    packed = _triton.packed_sizes("hw", sizes, _MAX_GRIDS)
+    packed = _triton.packed_sizes("hw", sizes)
     C = int(call.tokens.shape[2])
     return {**packed, "C": C, "GRIDS": len(sizes), "CHANNELS": _channels(call)}
 

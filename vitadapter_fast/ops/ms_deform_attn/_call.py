@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...native.tensors import dense_rows
-from .._arguments import FLOATS, has_bad_sizes, num_pixels
+from .._arguments import FLOATS, has_bad_sizes, num_pixels, pairs
 
 MAX_SIZES = 16  # of levels and of query grids, in GPU kernels
 _MAX_INT32 = 2**31 - 1
@@ -45,11 +45,6 @@ def with_heads(value: Tensor, points: Tensor) -> Tensor:
     if heads == 0 or value.shape[2] % heads:
         return value  # as it is, or refused by check
     return torch.unflatten(value, 2, (heads, value.shape[2] // heads))
-
-
-def pairs(flat: list[int]) -> list[tuple[int, int]]:
-    """Return [(h0, w0), (h1, w1), ...] from h0, w0, h1, w1, ..."""
-    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def dense(call: Call) -> Call:
@@ -144,3 +139,9 @@ def _check_types(call: Call, points_name: str, weights_name: str) -> None:
             )
         if tensor.device != device:
             raise ValueError(f"{op}: {name} must be on {device} with value, got {tensor.device}")
+
+
+def new_outputs(call: Call) -> Tensor:
+    """Return memory for the attended features, [B, Q, M * D]."""
+    B, _, M, D = call.value.shape
+    return call.value.new_empty(B, call.points.shape[1], M * D)

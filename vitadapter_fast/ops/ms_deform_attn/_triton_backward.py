@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from .._triton import Config, Table
+from .._triton_sizes import size_of, unpack
 from ._triton_points import (
     SIZES,
     column,
@@ -14,7 +15,6 @@ from ._triton_points import (
     load_channels,
     load_row,
     place_points,
-    size_of,
     softmax_terms,
 )
 
@@ -129,9 +129,9 @@ def points_backward_kernel(
     start = 0
     first_cell = 0
     for level in tl.static_range(L):
-        h, w = size_of(
+        h, w = unpack(size_of(
             level, hw0, hw1, hw2, hw3, hw4, hw5, hw6, hw7,
-            hw8, hw9, hw10, hw11, hw12, hw13, hw14, hw15)  # fmt: skip
+            hw8, hw9, hw10, hw11, hw12, hw13, hw14, hw15))  # fmt: skip
         attention = load_row(weights_row, level * P, P, P_PAD, 0.0, COMPUTE)
         if GRIDS > 0:
             attention = tl.exp(attention - peak[:, None]) * share[:, None]

@@ -6,7 +6,8 @@ import triton
 import triton.language as tl
 
 from .._triton import Config
-from ._triton_points import SIZES, load_channels, size_of
+from .._triton_sizes import size_of, unpack
+from ._triton_points import SIZES, load_channels
 
 # (bytes of an element, D padded) -> launch parameters; (0, 0) for all others. Few pixels and warps:
 # a program takes as long as its pixel with the most records.
@@ -81,9 +82,9 @@ def gather_kernel(
     before = 0
     cells_before = 0
     for level in tl.static_range(L):
-        h, w = size_of(
+        h, w = unpack(size_of(
             level, hw0, hw1, hw2, hw3, hw4, hw5, hw6, hw7,
-            hw8, hw9, hw10, hw11, hw12, hw13, hw14, hw15)  # fmt: skip
+            hw8, hw9, hw10, hw11, hw12, hw13, hw14, hw15))  # fmt: skip
         is_here = pixel >= before
         start = tl.where(is_here, before, start)
         first_cell = tl.where(is_here, cells_before, first_cell)

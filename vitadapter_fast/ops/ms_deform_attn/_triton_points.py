@@ -3,33 +3,15 @@
 """Where a point of a query lies, what it weighs, which pixels it reads: shared by all kernels.
 
 Letters are those of the op; the rows of a program are queries, or pixels, of one head. Image sizes
-arrive as h << 32 | w, hw0 ... hw15 for the levels and qhw0 ... qhw15 for the query grids: integers
-that no kernel is specialized for, so a new image size compiles nothing. A call passes as many as it
-has levels and grids.
+(``_triton_sizes.py``) are hw0 ... hw15 for the levels and qhw0 ... qhw15 for the query grids.
 """
 
 import triton
 import triton.language as tl
 
-# Triton before 3.3 has no tuples: every size is an argument of its own.
+from .._triton_sizes import size_of, unpack
+
 SIZES = [f"{kind}{i}" for kind in ("hw", "qhw") for i in range(16)]
-
-
-@triton.jit
-def size_of(i: tl.constexpr, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15):
-    """Return (h, w) number ``i`` of sixteen."""
-    if i < 8:
-        hw = four_of(i, a0, a1, a2, a3) if i < 4 else four_of(i - 4, a4, a5, a6, a7)
-    else:
-        hw = four_of(i - 8, a8, a9, a10, a11) if i < 12 else four_of(i - 12, a12, a13, a14, a15)
-    # Compilers that ask what a kernel writes pass small integers for what is not known.
-    return (hw.to(tl.int64) >> 32).to(tl.int32), hw.to(tl.int32)
-
-
-@triton.jit
-def four_of(i: tl.constexpr, a, b, c, d):
-    """Return argument number ``i`` of four."""
-    return (a if i == 0 else b) if i < 2 else (c if i == 2 else d)
 
 
 # fmt: off
@@ -59,9 +41,9 @@ def find_queries(tile, queries,
         tiles = 0
         before = 0
         for g in tl.static_range(GRIDS):
-            grid_h, grid_w = size_of(
+            grid_h, grid_w = unpack(size_of(
                 g, qhw0, qhw1, qhw2, qhw3, qhw4, qhw5, qhw6, qhw7,
-                qhw8, qhw9, qhw10, qhw11, qhw12, qhw13, qhw14, qhw15)  # fmt: skip
+                qhw8, qhw9, qhw10, qhw11, qhw12, qhw13, qhw14, qhw15))  # fmt: skip
             is_here = tile >= tiles
             h = tl.where(is_here, grid_h, h)
             w = tl.where(is_here, grid_w, w)

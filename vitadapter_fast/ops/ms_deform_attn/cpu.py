@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...native import extension, memory, tensors
 from ...native.tensors import dense_rows
-from ._call import Call, dense
+from ._call import Call, dense, new_outputs
 from ._pointers import arguments
 
 
@@ -22,8 +22,7 @@ def unsupported_reason(call: Call) -> str | None:
 
 def forward(call: Call) -> Tensor:
     """Return the attended features, [B, Q, M * D] in the dtype of the value."""
-    B, _, M, D = call.value.shape
-    out = call.value.new_empty(B, call.points.shape[1], M * D)
+    out = new_outputs(call)
     call = dense(call)
     extension.launch(
         "ms_deform_attn_forward_cpu",

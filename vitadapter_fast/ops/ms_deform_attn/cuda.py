@@ -14,7 +14,7 @@ from ...native import cuda_device, extension
 from ...native.tensors import current_device, dense_rows
 from .. import _cuda
 from . import _value_gradient
-from ._call import Call, dense, size_reason
+from ._call import Call, dense, new_outputs, size_reason
 from ._pointers import arguments
 from ._value_gradient import Bins
 
@@ -81,8 +81,7 @@ def _is_aligned(tensor: Tensor, nbytes: int) -> bool:
 
 def forward(call: Call) -> Tensor:
     """Return the attended features, [B, Q, M * D] in the dtype of the value."""
-    B, _, M, D = call.value.shape
-    out = call.value.new_empty(B, call.points.shape[1], M * D)
+    out = new_outputs(call)
     call = dense(call)
     with current_device(out):
         extension.launch(

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._call import Call, pairs
+from .._arguments import pairs
+from ._call import Call
 
 
 def unsupported_reason(call: Call) -> str | None:

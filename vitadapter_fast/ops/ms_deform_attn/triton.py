@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ...native.tensors import dense_rows
 from .. import _triton
+from .._arguments import pairs
 from .._triton import Config, Table
 from . import _value_gradient
-from ._call import MAX_SIZES, Call, num_cells, pairs, size_reason
+from ._call import Call, new_outputs, num_cells, size_reason
 from ._value_gradient import Bins
 
 _MAX_IMAGES = 65535  # of the second axis of a launch
@@ -30,8 +30,7 @@ def forward(call: Call) -> Tensor:
     """Return the attended features, [B, Q, M * D] in the dtype of the value."""
     from ._triton_forward import CONFIGS, forward_kernel
 
-    B, _, M, D = call.value.shape
-    out = call.value.new_empty(B, call.points.shape[1], M * D)
+    out = new_outputs(call)
     arguments = _arguments(call)
 
     def run(config: Config) -> None:
@@ -39,7 +38,7 @@ def forward(call: Call) -> Tensor:
         _triton.launch(forward_kernel, **launch, **arguments, out=out)
 
     with _triton.current_device(out):
-        width = _padded(D)
+        width = _padded(call.value.shape[3])
         _triton.run_configured(_key("forward", call), _default(CONFIGS, call), run, width=width)
     return out
 
@@ -53,7 +52,7 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
 class _Kernels:
     def __init__(self, call: Call, grad_out: Tensor) -> None:
         self._call = call
-        self._grad_out = _rows("grad_out", grad_out)
+        self._grad_out = _triton.rows("grad_out", grad_out)
         self._cells = num_cells(call)
 
     def differentiate(
@@ -139,7 +138,7 @@ class _Kernels:
                 grid=(-(-S // config.rows) * M, B),
                 **_launch_parameters(config),
                 **_shape(call),
-                **_triton.packed_sizes("hw", pairs(call.level_hw), MAX_SIZES),
+                **_triton.packed_sizes("hw", pairs(call.level_hw)),
                 **self._grad_out,
                 points_in_cell=bins.points_in_cell,
                 cell_end=bins.cell_end,
@@ -156,11 +155,11 @@ class _Kernels:
 def _arguments(call: Call) -> dict[str, Any]:
     """Return what forward and backward are told of a call; hold it until the launch returns."""
     return {
-        **_rows("value", call.value),
-        **_rows("points", call.points),
-        **_rows("weights", call.weights),
-        **_triton.packed_sizes("hw", pairs(call.level_hw), MAX_SIZES),
-        **_triton.packed_sizes("qhw", pairs(call.query_hw), MAX_SIZES),
+        **_triton.rows("value", call.value),
+        **_triton.rows("points", call.points),
+        **_triton.rows("weights", call.weights),
+        **_triton.packed_sizes("hw", pairs(call.level_hw)),
+        **_triton.packed_sizes("qhw", pairs(call.query_hw)),
         **_shape(call),
         "queries": call.points.shape[1],
         "P": int(call.points.shape[4]),
@@ -172,23 +171,6 @@ def _arguments(call: Call) -> dict[str, Any]:
 def _shape(call: Call) -> dict[str, int]:
     M, D = map(int, call.value.shape[2:])
     return {"M": M, "D": D, "D_PAD": _padded(D), "L": len(call.level_hw) // 2}
-
-
-def _rows(name: str, tensor: Tensor) -> dict[str, Any]:
-    """Return a tensor as kernels take it: rows a fixed stride apart, and rows from image to image.
-
-    The stride is compiled into the address arithmetic; it is the same for all image sizes.
-    """
-    tensor = dense_rows(tensor)
-    row = max(1, tensor[:1, :1].numel())
-    B, count = tensor.shape[:2]
-    by_image, by_row = tensor.stride()[:2]
-    if count <= 1:
-        by_row = row
-    if by_row == 0 or (B > 1 and by_image % by_row != 0):
-        tensor, by_image, by_row = tensor.contiguous(), count * row, row
-    per_image = by_image // by_row if B > 1 else 0
-    return {name: tensor, f"{name}_rows": per_image, f"{name.upper()}_ROW": int(by_row)}
 
 
 def _tiles(call: Call, config: Config) -> dict[str, Any]:

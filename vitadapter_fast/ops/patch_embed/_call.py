@@ -4,6 +4,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .._arguments import FLOATS
@@ -80,3 +81,15 @@ def check(call: Call) -> None:
             raise ValueError(
                 f"patch_embed: {name} must be {image.dtype} like image, got {tensor.dtype}"
             )
+
+
+def result_dtype(call: Call) -> torch.dtype:
+    """Return the dtype of the tokens with positions."""
+    return torch.promote_types(call.image.dtype, call.pos_embed.dtype)
+
+
+def new_outputs(call: Call) -> Tensor:
+    """Return memory for the tokens with positions, [B, h * w, C]."""
+    h, w = call.grid_hw
+    shape = call.image.shape[0], h * w, call.weight.shape[0]
+    return call.image.new_empty(shape, dtype=result_dtype(call))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...native import extension, gemm
-from ._call import Call
+from ._call import Call, result_dtype
 
 _MAX_INT32 = 2**31 - 1
 
@@ -68,11 +68,6 @@ def size_reason(call: Call) -> str | None:
     # Each by itself: a compiler would compile again wherever another of them is the largest.
     too_large = [index for index in indices if index > _MAX_INT32]
     return f"it takes indices up to {_MAX_INT32}, got {max(too_large)}" if too_large else None
-
-
-def result_dtype(call: Call) -> torch.dtype:
-    """Return the dtype of the tokens with positions."""
-    return torch.promote_types(call.image.dtype, call.pos_embed.dtype)
 
 
 def patches(call: Call) -> Tensor:

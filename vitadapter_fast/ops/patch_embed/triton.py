@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import _triton
 from .._triton import Config
 from . import _parts
-from ._call import Call
+from ._call import Call, new_outputs, result_dtype
 
 # Tokens of a program and its warps, by bytes of an element of the image; channels and the step
 # through a patch are 64 and 32. A table has 4 x 4 taps but where antialias shrinks it.
@@ -24,7 +24,7 @@ def unsupported_reason(call: Call) -> str | None:
     """Return why the Triton kernels cannot run this call, or None."""
     if (reason := _triton.unsupported_reason(call.image)) is not None:
         return reason
-    if _parts.result_dtype(call) == torch.float64 and (reason := _triton.float64_reason()):
+    if result_dtype(call) == torch.float64 and (reason := _triton.float64_reason()):
         return reason
     return _parts.size_reason(call)
 
@@ -41,7 +41,7 @@ def forward(call: Call) -> Tensor:
     # What the kernel walks through row by row; parameters are dense but for odd formats.
     weight, table = call.weight.contiguous(), call.pos_embed.contiguous()
     bias = None if call.bias is None else call.bias.contiguous()
-    out = image.new_empty(B, h * w, C, dtype=_parts.result_dtype(call))
+    out = new_outputs(call)
     # A float64 table makes the sum float64.
     is_double = out.dtype == torch.float64
 

@@ -6,21 +6,14 @@ Windows are read where they lie: nothing is padded, cut into windows or merged. 
 one backend, Triton: its matrix units do all the work.
 """
 
-from types import ModuleType
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from .._arguments import check_types, integers
-from .._backends import checked_choice, choose, name_of, requested
-from .._library import define_autocast, define_gradient, define_op, lower
+from .._library import define, lower_tensors
 from . import cpu, reference, triton
 from ._call import Call, check, new_outputs
 
 BACKENDS = (cpu, triton, reference)
-
-_ARGS = "Tensor qkv, SymInt[] hw, SymInt window_size"
 
 
 def window_attention(
@@ -63,79 +56,14 @@ def window_attention(
     return out  # type: ignore[no-any-return]
 
 
-def _choose(call: Call, backend: str | None) -> ModuleType:
-    return choose("window_attention", BACKENDS, call, backend)
-
-
-def _chosen(*args: Any, backend: str | None = None) -> ModuleType:
-    return _choose(Call(*args), backend)
-
-
-def _chosen_backward(
-    grad_out: Tensor, out: Tensor, logsumexp: Tensor, *args: Any, backend: str | None = None
-) -> ModuleType:
-    return _chosen(*args, backend=backend)
-
-
-def _run(*args: Any, backend: str | None = None) -> tuple[Tensor, Tensor]:
-    call = Call(*args)
-    return checked_choice(check, _choose, call, backend).forward(call)  # type: ignore[no-any-return]
-
-
-def _fake(*args: Any, backend: str | None = None) -> tuple[Tensor, Tensor]:
-    call = Call(*args)
-    check(call)
-    return new_outputs(call)
-
-
-def _run_backward(
-    grad_out: Tensor, out: Tensor, logsumexp: Tensor, *args: Any, backend: str | None = None
-) -> Tensor:
-    call = Call(*args)
-    chosen = checked_choice(check, _choose, call, backend)
-    return chosen.backward(call, grad_out, out, logsumexp)  # type: ignore[no-any-return]
-
-
-def _fake_backward(
-    grad_out: Tensor, out: Tensor, logsumexp: Tensor, *args: Any, backend: str | None = None
-) -> Tensor:
-    call = Call(*args)
-    return call.qkv.new_empty(call.qkv.shape)
-
-
-def _save(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-    qkv, ctx.hw, ctx.window_size = inputs
-    # Autograd may run backward in another thread, which does not see the caller's with block.
-    name = requested(keyword_only_inputs["backend"])
-    ctx.backend = name if name in [name_of(module) for module in BACKENDS] else None
-    out, logsumexp = output
-    ctx.mark_non_differentiable(logsumexp)
-    ctx.save_for_backward(qkv, out, logsumexp)
-
-
-def _gradient(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    qkv, out, logsumexp = ctx.saved_tensors
-    grad = _backward(grad_out, out, logsumexp, qkv, ctx.hw, ctx.window_size, backend=ctx.backend)
-    return grad, None, None
-
-
-def _cast(dtype: torch.dtype, args: Any) -> Any:
-    qkv, hw, window_size = args
-    return lower(qkv, dtype), hw, window_size
-
-
-_forward = define_op(
-    f"window_attention({_ARGS}, *, str? backend=None) -> (Tensor out, Tensor logsumexp)",
-    _run,
-    _fake,
-    _chosen,
+_forward = define(
+    "window_attention",
+    "Tensor qkv, SymInt[] hw, SymInt window_size",
+    "(Tensor out, Tensor logsumexp)",
+    call_of=Call,
+    check=check,
+    new_outputs=new_outputs,
+    backends=BACKENDS,
+    saved=(0, 1),
+    lower_all=lower_tensors,
 )
-_backward = define_op(
-    f"window_attention_backward(Tensor grad_out, Tensor out, Tensor logsumexp, {_ARGS}, *,"
-    " str? backend=None) -> Tensor",
-    _run_backward,
-    _fake_backward,
-    _chosen_backward,
-)
-define_gradient(_forward, _save, _gradient)
-define_autocast(_forward, _cast)

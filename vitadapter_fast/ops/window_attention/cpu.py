@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The C++ kernels for CPU tensors: csrc/window_attention/{forward,backward}_cpu.cpp."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,7 +33,9 @@ def forward(call: Call) -> tuple[Tensor, Tensor]:
     return out, logsumexp
 
 
-def backward(call: Call, grad_out: Tensor, out: Tensor, logsumexp: Tensor) -> Tensor:
+def backward(
+    call: Call, grad_out: Tensor, needs: Sequence[bool], out: Tensor, logsumexp: Tensor
+) -> list[Tensor | None]:
     """Return the gradient of qkv, [B, h * w, 3, M, D]."""
     qkv, grad_out = dense_rows(call.qkv), dense_rows(grad_out)
     logsumexp = logsumexp.contiguous()
@@ -45,7 +48,7 @@ def backward(call: Call, grad_out: Tensor, out: Tensor, logsumexp: Tensor) -> Te
         grad_out_strides=grad_out.stride()[:2],
         grad_qkv=memory.output(grad_qkv),
     )
-    return grad_qkv
+    return [grad_qkv]
 
 
 def _arguments(call: Call, qkv: Tensor) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Queries, keys and values in; attended tokens out. The definition, in plain PyTorch."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,13 +21,15 @@ def forward(call: Call) -> tuple[Tensor, Tensor]:
     return _attend(call)
 
 
-def backward(call: Call, grad_out: Tensor, out: Tensor, logsumexp: Tensor) -> Tensor:
+def backward(
+    call: Call, grad_out: Tensor, needs: Sequence[bool], out: Tensor, logsumexp: Tensor
+) -> list[Tensor | None]:
     """Return the gradient of qkv, [B, h * w, 3, M, D]."""
     leaf = call.qkv.detach().requires_grad_()
     with torch.enable_grad():
         attended, _ = _attend(call._replace(qkv=leaf))
     (grad,) = torch.autograd.grad(attended, leaf, grad_out)
-    return grad.contiguous()  # as the fake promises
+    return [grad.contiguous()]  # as the fake promises
 
 
 def partition_windows(tokens: Tensor, hw: tuple[int, int], size: int) -> Tensor:

@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Triton kernels: _triton_kernels.py."""
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...native.tensors import dense_rows
 from .. import _triton
 from .._triton import Config
 from ._call import Call, new_outputs
@@ -51,21 +50,23 @@ def forward(call: Call) -> tuple[Tensor, Tensor]:
     from ._triton_kernels import forward_kernel
 
     out, logsumexp = new_outputs(call)
-    tensors = {**_rows("qkv", call.qkv), "out": out, "logsumexp": logsumexp}
+    tensors = {**_triton.rows("qkv", call.qkv), "out": out, "logsumexp": logsumexp}
     with _triton.current_device(out):
         _launch(forward_kernel, call, tensors)
     return out, logsumexp
 
 
-def backward(call: Call, grad_out: Tensor, out: Tensor, logsumexp: Tensor) -> Tensor:
+def backward(
+    call: Call, grad_out: Tensor, needs: Sequence[bool], out: Tensor, logsumexp: Tensor
+) -> list[Tensor | None]:
     """Return the gradient of qkv, [B, h * w, 3, M, D]."""
     from ._triton_kernels import key_gradient_kernel, query_gradient_kernel
 
     grad_qkv = call.qkv.new_empty(call.qkv.shape)
     logsumexp = logsumexp.contiguous()
     tensors = {
-        **_rows("qkv", call.qkv),
-        **_rows("grad_out", grad_out),
+        **_triton.rows("qkv", call.qkv),
+        **_triton.rows("grad_out", grad_out),
         "logsumexp": logsumexp,
         "products": torch.empty_like(logsumexp),
         "grad_qkv": grad_qkv,
@@ -73,7 +74,7 @@ def backward(call: Call, grad_out: Tensor, out: Tensor, logsumexp: Tensor) -> Te
     with _triton.current_device(grad_qkv):
         _launch(query_gradient_kernel, call, {**tensors, "out": out.contiguous()})
         _launch(key_gradient_kernel, call, tensors)
-    return grad_qkv
+    return [grad_qkv]
 
 
 def _launch(kernel: Any, call: Call, tensors: dict[str, Any]) -> None:
@@ -116,20 +117,3 @@ def _launch(kernel: Any, call: Call, tensors: dict[str, Any]) -> None:
     name = f"window_attention {kernel.__name__}"
     key = (name, call.qkv.device, call.qkv.dtype, int(D))
     _triton.run_configured(key, default, run, width=channels)
-
-
-def _rows(name: str, tensor: Tensor) -> dict[str, Any]:
-    """Return a tensor as kernels take it: rows a fixed stride apart, and rows from image to image.
-
-    The stride is compiled into the address arithmetic; it is the same for all image sizes.
-    """
-    tensor = dense_rows(tensor)
-    B, N = tensor.shape[:2]
-    width = math.prod(tensor.shape[2:])
-    by_image, by_row = tensor.stride()[:2]
-    if N == 1:
-        by_row = width
-    if by_row == 0 or (B > 1 and by_image % by_row != 0):
-        tensor, by_image, by_row = tensor.contiguous(), N * width, width
-    per_image = by_image // by_row if B > 1 else 0
-    return {name: tensor, f"{name}_rows": per_image, f"{name.upper()}_ROW": int(by_row)}
