@@ -129,7 +129,7 @@ def residual_linear(
             where no gradients are recorded.
     """
     if form.dtype == torch.float16 and gamma is not None:
-        # Small gammas times weights are no numbers of float16, nor are sums without them.
+        # In float16 small gammas times weights underflow, and sums without them overflow.
         scale = gamma if kept is None else kept * gamma
         return torch.addcmul(x, scale, layer(_activated(hidden, activation)))
     if kept is not None and x.shape[0] == 1:

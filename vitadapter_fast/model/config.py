@@ -141,7 +141,7 @@ def stage_bounds(interaction_indexes: Sequence[Sequence[int]], depth: int) -> li
         depth: ViT blocks.
 
     Raises:
-        TypeError: They are no lists.
+        TypeError: They are not lists.
         ValueError: The stages do not cover all blocks once and in order.
     """
     stages = interaction_indexes

@@ -36,8 +36,8 @@ def flat_pairs(op: str, name: str, pairs: Iterable[tuple[int, int]]) -> list[int
     """Return h0, w0, h1, w1, ... of (h, w) pairs.
 
     Raises:
-        TypeError: These are no pairs, or not of integers.
-        ValueError: One has not two sizes, or a size needs more than 64 bits.
+        TypeError: These are not pairs of integers.
+        ValueError: One does not have two sizes, or a size needs more than 64 bits.
     """
     if torch.compiler.is_compiling():  # tracers have integers of their own
         return [size for pair in pairs for size in pair]

@@ -224,8 +224,8 @@ def _named_tensors(path: Path, content: Any, taken: list[str]) -> dict[str, Tens
     odd = [f"{name} ({kind})" for name, tensor in tensors.items() if (kind := _odd_kind(tensor))]
     if odd:
         raise CheckpointError(
-            f"{path}: holds tensors that are no plain numbers in memory: {listing(odd)}; save them "
-            "as dense floating tensors"
+            f"{path}: holds tensors that are not plain numbers in memory: {listing(odd)}; save "
+            "them as dense floating tensors"
         )
     return tensors
 

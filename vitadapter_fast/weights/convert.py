@@ -30,7 +30,7 @@ def convert_14to16(
         and ``gamma2``, and the patch kernel at size 16.
 
     Raises:
-        CheckpointError: The tensors are no whole DINOv2 ViT with patch size 14.
+        CheckpointError: The tensors are not a whole DINOv2 ViT with patch size 14.
         ValueError: The method is unknown.
     """
     check_method(method)

@@ -145,7 +145,8 @@ def _causes_in_vit(
             causes.append(f"the file has {side} x {side} positions; {advice}")
         else:
             causes.append(
-                f"the file's {file.num_positions} positions are no square and one for the cls token"
+                f"the file's {file.num_positions} positions are not a square and one for the cls "
+                "token"
             )
     if file.patch_hw != model.patch_hw:
         causes.append(

@@ -70,7 +70,7 @@ _UNUSED = (
 # attn_pool, DINOv2's dino_head and linear_head, transformers' classifier and pooler.
 _HEAD = re.compile(r"(\w+_)?heads?(_\w+)?\.|(fc_norm|pre_logits|attn_pool|classifier|pooler)\.")
 # Names of a SwiGLU's gate, value and output where the first two are not one matrix: xformers and
-# DINOv3; timm. In LLaMA's w1, w3, w2 the second and third change places, which shapes tell.
+# DINOv3; timm. In LLaMA's w1, w3, w2 the second and third are swapped, which shapes tell.
 _SWIGLU_PARTS = (("w1", "w2", "w3"), ("w1", "w3", "w2"), ("fc1_g", "fc1_x", "fc2"))
 _SIZES = {(preset.embed_dim, preset.depth): name for name, preset in PRESETS.items()}
 
@@ -262,27 +262,27 @@ def to_adapter(recognized: Recognized) -> tuple[dict[str, Tensor], tuple[str, ..
 
 
 def _from_hf(backbone: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    places: dict[str, dict[int, str]] = {}
+    pieces: dict[str, dict[int, str]] = {}
     counts: dict[str, int] = {}
     named: dict[str, Tensor] = {}
     for name in backbone:
         match = _HF_BLOCK.fullmatch(name)
         if name in _HF_NAMES:
-            target, place, count = _HF_NAMES[name], 0, 1
+            target, index, count = _HF_NAMES[name], 0, 1
         elif match and match[2] in _HF_PARTS:
-            part, place, count = _HF_PARTS[match[2]]
+            part, index, count = _HF_PARTS[match[2]]
             kind = "gamma" if match[3] == "lambda1" else match[3]
             target = f"blocks.{match[1]}.{part}.{kind}"
         else:
-            target, place, count = name, 0, 1
+            target, index, count = name, 0, 1
         counts.setdefault(target, count)
         # A second tensor for a place taken stays under its own name, and is reported as unknown.
-        if counts[target] != count or place in places.setdefault(target, {}):
+        if counts[target] != count or index in pieces.setdefault(target, {}):
             named[name] = backbone[name]
         else:
-            places[target][place] = name
-    for target, names in places.items():
-        parts = [backbone[names[place]] for place in sorted(names)]
+            pieces[target][index] = name
+    for target, names in pieces.items():
+        parts = [backbone[names[index]] for index in sorted(names)]
         can_join = len({(part.dim(), *part.shape[1:]) for part in parts}) == 1 and parts[0].dim()
         if len(parts) < counts[target] or (len(parts) > 1 and not can_join):
             named.update({name: backbone[name] for name in names.values()})

@@ -67,8 +67,8 @@ def read_index(path: Path) -> dict[str, Tensor]:
         CheckpointError: The index is damaged, names a file outside its folder, or disagrees with
             the shards; a shard is missing or cannot be read.
     """
-    places = _weight_map(path)
-    shards = list(dict.fromkeys(places.values()))
+    shard_of = _weight_map(path)
+    shards = list(dict.fromkeys(shard_of.values()))
     missing = [shard for shard in shards if not os.path.isfile(path.parent / shard)]
     if missing:
         raise CheckpointError(
@@ -83,7 +83,7 @@ def read_index(path: Path) -> dict[str, Tensor]:
                 f"{path}: its shard {shard} holds one {type(part).__name__}, wanted named tensors"
             )
         named = {name: value.detach() for name, value in part.items() if isinstance(value, Tensor)}
-        absent = [name for name, place in places.items() if place == shard and name not in named]
+        absent = [name for name in shard_of if shard_of[name] == shard and name not in named]
         if absent:
             raise CheckpointError(
                 f"{path}: its shard {shard} does not hold {listing(absent)}; fetch both again"
@@ -145,20 +145,20 @@ def _weight_map(path: Path) -> dict[str, str]:
         raise CheckpointError(
             f"{path}: a damaged index of shards: {error}; fetch it again"
         ) from error
-    places = content.get("weight_map") if isinstance(content, dict) else None
-    if places is None:
+    shard_of = content.get("weight_map") if isinstance(content, dict) else None
+    if shard_of is None:
         raise CheckpointError(
             f"{path}: JSON text without a weight_map, so no index of shards; give the file with "
             "the weights, or the folder that it is in"
         )
-    if not isinstance(places, dict) or not places:
+    if not isinstance(shard_of, dict) or not shard_of:
         raise CheckpointError(f"{path}: a damaged index of shards: its weight_map names no tensors")
-    for name, shard in places.items():
+    for name, shard in shard_of.items():
         if not isinstance(shard, str) or not _is_inside(shard):
             raise CheckpointError(
                 f"{path}: an index may only name files in its own folder, got {shard!r} for {name}"
             )
-    return places
+    return shard_of
 
 
 def _is_inside(name: str) -> bool:

@@ -98,7 +98,7 @@ def find_photos(paths: Iterable[Path], failures: list[str]) -> list[Path]:
 
 
 def printable(name: str) -> str:
-    r"""Return a name as text that every file format takes: bytes that are no text as ``\udcff``."""
+    r"""Return a name as text that every file format takes: other bytes as ``\udcff``."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -88,7 +88,7 @@ def kernel_matrix(call: Call) -> Tensor:
     return call.weight.reshape(call.weight.shape[0], -1)
 
 
-def add_positions(launcher: str, call: Call, tokens: Tensor, **place: Any) -> Tensor:
+def add_positions(launcher: str, call: Call, tokens: Tensor, **runtime: Any) -> Tensor:
     """Return tokens [B * h * w, C] with bias and resized positions added, [B, h * w, C]."""
     dtype = result_dtype(call)
     h, w = call.grid_hw
@@ -102,7 +102,9 @@ def add_positions(launcher: str, call: Call, tokens: Tensor, **place: Any) -> Te
     # Bias and table are a few kilobytes to megabytes; slices of a state dict come dense.
     bias = bias if bias is None else bias.contiguous()
     out = tokens if tokens.dtype == dtype else tokens.new_empty(tokens.shape, dtype=dtype)
-    _resize_add(launcher, call, table.contiguous(), tokens, bias, out, is_transposed=False, **place)
+    _resize_add(
+        launcher, call, table.contiguous(), tokens, bias, out, is_transposed=False, **runtime
+    )
     return out.view(B, h * w, C)
 
 
@@ -111,13 +113,13 @@ def batch_sum(grad_out: Tensor) -> Tensor:
     return grad_out.sum(0, dtype=torch.promote_types(grad_out.dtype, torch.float32))
 
 
-def table_gradient(launcher: str, call: Call, grad_out: Tensor, **place: Any) -> Tensor:
+def table_gradient(launcher: str, call: Call, grad_out: Tensor, **runtime: Any) -> Tensor:
     """Return the gradient of the position table: the transposed taps, gathered in a fixed order."""
     total = batch_sum(grad_out)
     dtype = call.pos_embed.dtype
     kept = total.dtype if torch.float64 in (total.dtype, dtype) else dtype
     grad = total.new_empty(call.pos_embed.shape, dtype=kept)
-    _resize_add(launcher, call, total, None, None, grad, is_transposed=True, **place)
+    _resize_add(launcher, call, total, None, None, grad, is_transposed=True, **runtime)
     return grad.to(dtype)
 
 
@@ -130,7 +132,7 @@ def _resize_add(
     out: Tensor,
     *,
     is_transposed: bool,
-    **place: Any,
+    **runtime: Any,
 ) -> None:
     y, x = axes(call)
     extension.launch(
@@ -148,7 +150,7 @@ def _resize_add(
         is_transposed=is_transposed,
         batch=1 if is_transposed else call.image.shape[0],
         channels=call.weight.shape[0],
-        **place,
+        **runtime,
     )
 
 

@@ -171,8 +171,8 @@ def table_gradient_kernel(
         for right in range(tl.minimum(2 * x_reach, w)):
             j = first_j + right
             share = _share(j, x, x_inputs, x_num, x_den, x_unit, x_radius, ANTIALIAS, DTYPE)
-            place = (i * w + j)[:, None] * C + channel[None, :]
-            sum += (share_y * share)[:, None] * tl.load(grad + place, mask=is_channel, other=0.0)
+            at = (i * w + j)[:, None] * C + channel[None, :]
+            sum += (share_y * share)[:, None] * tl.load(grad + at, mask=is_channel, other=0.0)
     to = out + target[:, None] * C + channel[None, :]
     mask = (target < y_inputs * x_inputs)[:, None] & is_channel
     tl.store(to, sum.to(out.dtype.element_ty), mask=mask)

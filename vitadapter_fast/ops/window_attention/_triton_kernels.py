@@ -105,8 +105,8 @@ def forward_kernel(qkv, out, logsumexp, qkv_rows, h, w, window_size, blocks,
         peak = higher
     to = out + (image * h * w * M + head) * D
     store_rows(to, token, is_token, sum / total[:, None], D, M * D, CHANNELS)
-    place = (image * h * w + token) * M + head
-    tl.store(logsumexp + place, peak + tl.log(total), mask=is_token)
+    at = (image * h * w + token) * M + head
+    tl.store(logsumexp + at, peak + tl.log(total), mask=is_token)
 
 
 # The gradient of a block's queries. On its way it stores what the kernel below needs of each query:
@@ -135,9 +135,9 @@ def query_gradient_kernel(qkv, out, logsumexp, grad_out, products, grad_qkv, qkv
     from_out = out + (image * h * w * M + head) * D
     attended = load_rows(from_out, token, is_token, D, M * D, CHANNELS)
     product = tl.sum(grad.to(COMPUTE) * attended.to(COMPUTE), 1)
-    place = (image * h * w + token) * M + head
-    tl.store(products + place, product, mask=is_token)
-    subtracted = tl.load(logsumexp + place, mask=is_token, other=0.0)
+    at = (image * h * w + token) * M + head
+    tl.store(products + at, product, mask=is_token)
+    subtracted = tl.load(logsumexp + at, mask=is_token, other=0.0)
     sum = tl.zeros((ROWS, CHANNELS), COMPUTE)
     for start in range(0, count, STEP):
         key_token, is_key = find_tokens(start, first, columns, count, w, STEP)
@@ -182,9 +182,9 @@ def key_gradient_kernel(qkv, logsumexp, grad_out, products, grad_qkv, qkv_rows, 
         query_token, is_query = find_tokens(start, first, columns, count, w, STEP)
         query = load_rows(rows, query_token, is_query, D, QKV_ROW, CHANNELS)
         grad = load_rows(from_grad, query_token, is_query, D, GRAD_OUT_ROW, CHANNELS)
-        place = (image * h * w + query_token) * M + head
-        subtracted = tl.load(logsumexp + place, mask=is_query, other=0.0)
-        product = tl.load(products + place, mask=is_query, other=0.0)
+        at = (image * h * w + query_token) * M + head
+        subtracted = tl.load(logsumexp + at, mask=is_query, other=0.0)
+        product = tl.load(products + at, mask=is_query, other=0.0)
         zeros = tl.zeros((ROWS, STEP), COMPUTE)
         # [keys, queries]. Past the last query all is zero; what is past the last key is not stored.
         logits = multiply(key, tl.trans(query), zeros, WIDENS, PRECISION) * SCALE
