@@ -3,60 +3,24 @@
 
 // The Python module vitadapter_fast._C: one def per launcher, plus the facts of the build. Tensors
 // arrive as addresses; vitadapter_fast/native/extension.py is the only caller and has checked them.
-#include <pybind11/pybind11.h>
+#include "bindings.h"
+
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <array>
 #include <vector>
 
 #include "batch_norm/params.h"
 #include "build_facts.h"
 #include "build_info.h"
-#include "common/check.h"
 #include "common/pages.h"
 #include "dwconv_gelu/params.h"
 #include "ms_deform_attn/params.h"
 #include "patch_embed/params.h"
-#include "token_rows/params.h"
 #include "window_attention/params.h"
-
-namespace py = pybind11;
 
 namespace vitadapter {
 namespace {
-
-using Address = std::uintptr_t;
-
-template <typename T = void>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
-// Lets other Python threads run in its scope. Not pybind's: when the interpreter ends, Python
-// before 3.14 ends the other threads where they wait for its lock, by unwinding their stacks, and
-// pybind's destructor lets nothing pass: the process aborts.
-class WithoutLock {
- public:
-  WithoutLock() : state_(PyEval_SaveThread()) {}
-  ~WithoutLock() noexcept(false) { PyEval_RestoreThread(state_); }
-  WithoutLock(const WithoutLock&) = delete;
-  WithoutLock& operator=(const WithoutLock&) = delete;
-
- private:
-  PyThreadState* const state_;
-};
-
-DType dtype_of(int code) {
-  VITADAPTER_CHECK(code >= 0 && code <= static_cast<int>(DType::kFloat64), "unknown dtype code");
-  return static_cast<DType>(code);
-}
-
-// OpenMP runtimes end the process where they cannot start as many threads as they are asked for.
-int threads(int asked) {
-  VITADAPTER_CHECK(asked >= 1, "num_threads must be 1 or more");
-  return std::min(asked, 1024);
-}
 
 std::vector<SizeHW> sizes(const std::vector<int32_t>& flat) {
   VITADAPTER_CHECK(flat.size() % 2 == 0, "sizes must come as (h, w) pairs");
@@ -296,37 +260,6 @@ void def_resize_add(py::module_& module, const char* name) {
              "batch"_a, "channels"_a, "num_threads"_a = 1, "device"_a = 0, "stream"_a = 0);
 }
 
-void normalize_rows(Address rows, Address weight, Address bias, std::pair<int64_t, int64_t> shape,
-                    double eps, Address out, Address mean, Address rstd, Address grad, Address plus,
-                    Address grad_weight, Address grad_bias, int num_threads) {
-  const auto at = pointer<float>;
-  const NormalizeRowsParams p{at(rows),      at(weight),
-                              at(bias),      shape.first,
-                              shape.second,  eps,
-                              at(out),       at(mean),
-                              at(rstd),      at(grad),
-                              at(plus),      at(grad_weight),
-                              at(grad_bias), threads(num_threads)};
-  WithoutLock without_lock;
-  normalize_rows_cpu(p);
-}
-
-void transpose_rows(Address rows, int64_t stride, std::pair<int64_t, int64_t> shape, Address out,
-                    int num_threads) {
-  const TransposeRowsParams p{pointer<float>(rows), stride,
-                              shape.first,          shape.second,
-                              pointer<float>(out),  threads(num_threads)};
-  WithoutLock without_lock;
-  transpose_rows_cpu(p);
-}
-
-void gelu_rows(Address rows, int64_t count, Address out, Address grad, int num_threads) {
-  const GeluRowsParams p{pointer<float>(rows), count, pointer<float>(out), pointer<float>(grad),
-                         threads(num_threads)};
-  WithoutLock without_lock;
-  gelu_rows_cpu(p);
-}
-
 #if VITADAPTER_CUDA_KERNELS
 void patch_columns(Address image, const std::array<int64_t, 4>& strides, Address columns,
                    int64_t batch, int64_t in_chans, std::pair<int64_t, int64_t> grid_hw,
@@ -359,13 +292,7 @@ PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
   def_window_attention<window_attention_backward_cpu>(module, "window_attention_backward_cpu");
   def_batch_norm<batch_norm_forward_cpu>(module, "batch_norm_forward_cpu");
   def_batch_norm<batch_norm_backward_cpu>(module, "batch_norm_backward_cpu");
-  module.def("normalize_rows_cpu", &normalize_rows, py::kw_only(), "rows"_a, "weight"_a, "bias"_a,
-             "shape"_a, "eps"_a, "out"_a, "mean"_a, "rstd"_a, "grad"_a = 0, "plus"_a = 0,
-             "grad_weight"_a = 0, "grad_bias"_a = 0, "num_threads"_a = 1);
-  module.def("transpose_rows_cpu", &transpose_rows, py::kw_only(), "rows"_a, "stride"_a, "shape"_a,
-             "out"_a, "num_threads"_a = 1);
-  module.def("gelu_rows_cpu", &gelu_rows, py::kw_only(), "rows"_a, "count"_a, "out"_a, "grad"_a = 0,
-             "num_threads"_a = 1);
+  define_rows(module);
 #if VITADAPTER_CUDA_KERNELS
   def_dwconv_gelu<dwconv_gelu_forward_cuda>(module, "dwconv_gelu_forward_cuda");
   def_dwconv_gelu<dwconv_gelu_backward_cuda>(module, "dwconv_gelu_backward_cuda");

@@ -13,6 +13,7 @@ from .checkpointing import recompute
 from .group_norm import GroupNorm
 from .portions import in_portions
 from .resize import resize
+from .rotation import by_heads
 
 BOXES = (block, extractor, injector, pyramid, spatial_prior)
 
@@ -22,6 +23,7 @@ __all__ = [
     "NORMS",
     "attend",
     "block",
+    "by_heads",
     "extractor",
     "in_portions",
     "injector",

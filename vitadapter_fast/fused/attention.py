@@ -14,29 +14,25 @@ from ..ops.window_attention._call import Call
 from ..ops.window_attention.reference import merge_windows, partition_windows
 
 
-def attend(
-    qkv: Tensor, hw: tuple[int, int], window_size: int | None, num_heads: int, dropout: float
-) -> Tensor:
+def attend(heads: Tensor, hw: tuple[int, int], window_size: int | None, dropout: float) -> Tensor:
     """Attend among all tokens, or within square windows of the grid.
 
     Args:
-        qkv: Queries, keys and values, [B, N, 3 * C].
+        heads: Queries, keys and values, [B, N, 3, M, D].
         hw: (h, w) of the token grid; global attention does not use it.
         window_size: Side of the windows in tokens, or None for global attention.
-        num_heads: Heads.
         dropout: Rate at which attention weights are dropped.
 
     Returns:
-        [B, N, C].
+        [B, N, M * D].
     """
-    heads = torch.unflatten(qkv, 2, (3, num_heads, -1))
     if window_size is None:
         if dropout > 0.0 or global_reason(heads) is not None:
             return _by_torch(heads, dropout)
-        return window_attention(heads, (1, qkv.shape[1]), None)
+        return window_attention(heads, (1, heads.shape[1]), None)
     if dropout > 0.0 or window_reason(heads, hw, window_size) is not None:
-        windows = partition_windows(qkv, hw, window_size)
-        windows = torch.unflatten(windows, 2, (3, num_heads, -1))
+        windows = partition_windows(heads.flatten(2), hw, window_size)
+        windows = torch.unflatten(windows, 2, heads.shape[2:])
         return merge_windows(_by_torch(windows, dropout), hw, window_size)
     return window_attention(heads, hw, window_size)
 

@@ -10,6 +10,7 @@ from ._choice import touched_reason
 from .attention import attend
 from .drop_path import is_dropped, pass_by
 from .linear import Form, dtype_reason, form_of, mode_reason, norm_linear, residual_linear
+from .rotation import by_heads
 
 
 def unsupported_reason(block: Any, x: Tensor) -> str | None:
@@ -29,14 +30,14 @@ def _dropout_reason(*layers: nn.Dropout) -> str | None:
     return None
 
 
-def forward(block: Any, x: Tensor, hw: tuple[int, int]) -> Tensor:
-    """Return what a ``Block`` makes of tokens [B, h * w, C]."""
+def forward(block: Any, x: Tensor, hw: tuple[int, int], rope: Tensor | None) -> Tensor:
+    """Return what a ``Block`` makes of tokens [B, N, C]."""
     form = form_of(x, block.norm1.weight)
     kept = block.drop_path.factors(x) if block.drop_path.training else None
     if kept is not None and is_dropped(kept):
         x = pass_by(x, block.norm1, block.attn, block.gamma1)
     else:
-        x = _add_attention(form, block.attn, x, hw, block.norm1, block.gamma1, kept)
+        x = _add_attention(form, block.attn, x, hw, rope, block.norm1, block.gamma1, kept)
     kept = block.drop_path.factors(x) if block.drop_path.training else None
     if kept is not None and is_dropped(kept):
         return pass_by(x, block.norm2, block.mlp, block.gamma2)
@@ -48,13 +49,14 @@ def _add_attention(
     attn: Any,
     x: Tensor,
     hw: tuple[int, int],
+    rope: Tensor | None,
     norm: nn.LayerNorm,
     gamma: Tensor | None,
     kept: Tensor | None,
 ) -> Tensor:
     qkv, x = norm_linear(form, x, norm, attn.qkv)
     dropout = attn.attn_drop if attn.training else 0.0
-    attended = attend(qkv, hw, attn.window_size, attn.num_heads, dropout)
+    attended = attend(by_heads(attn, qkv, hw, rope), hw, attn.window_size, dropout)
     return residual_linear(form, x, attended, attn.proj, gamma=gamma, kept=kept)
 
 

@@ -216,7 +216,8 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
             return []
         num_blocks = bounds[stages - 1][1] + 1 if stages else 0
         frozen: list[nn.Module] = [self.patch_embed, self.pos_drop, *self.blocks[:num_blocks]]
-        self.pos_embed.requires_grad_(False)
+        for token in self._tokens():
+            token.requires_grad_(False)
         for module in frozen:
             module.requires_grad_(False).eval()
         return frozen

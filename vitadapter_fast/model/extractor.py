@@ -11,7 +11,7 @@ from ..fused.maps import map_to_tokens, tokens_to_map
 from .deform_attn import DeformAttn
 from .drop_path import DropPath
 from .grid import Grids, split_prior
-from .vit import LAYER_NORM_EPS
+from .norm import LAYER_NORM_EPS
 
 
 @fused.readable(dwconv=nn.Conv2d)

@@ -91,6 +91,14 @@ def crop_maps(
     ]
 
 
+def split_prefix(x: Tensor, grids: Grids) -> tuple[Tensor, Tensor | None]:
+    """Split ViT tokens [B, N, C] into the h * w of the image and the prefix, if there is one."""
+    h, w = grids.vit_hw
+    if x.shape[1] == h * w:
+        return x, None
+    return x[:, : h * w], x[:, h * w :]
+
+
 def split_prior(tokens: Tensor, grids: Grids) -> tuple[Tensor, ...]:
     """Split prior tokens [B, Q, C] into those at 1/8, 1/16 and 1/32."""
     return torch.split(tokens, [h * w for h, w in grids.prior_hw], dim=1)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from .. import fused
 from .deform_attn import DeformAttn
 from .grid import Grids
-from .vit import LAYER_NORM_EPS, scaled_sum
+from .norm import LAYER_NORM_EPS
+from .vit import scaled_sum
 
 
 @fused.readable(query_norm=nn.LayerNorm, feat_norm=nn.LayerNorm, attn=DeformAttn)

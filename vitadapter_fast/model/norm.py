@@ -7,6 +7,7 @@ from torch import distributed, nn
 
 from .. import fused
 
+LAYER_NORM_EPS = 1e-6  # of the adapter
 NORMS = ("auto", "BN", "SyncBN", "GN")
 
 

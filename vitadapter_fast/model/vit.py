@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from .. import fused
 from .drop_path import DropPath
 
-LAYER_NORM_EPS = 1e-6
 FFNS = ("mlp", "swiglu")
 
 
@@ -53,15 +52,18 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop)
 
-    def forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, hw: tuple[int, int], rope: Tensor | None = None) -> Tensor:
         """Return tokens of the same shape.
 
         Args:
             x: [B, N, C].
-            hw: (h, w) of the token grid; global attention does not use it.
+            hw: (h, w) of the token grid, whose tokens come first; unused by global attention
+                without rotary positions.
+            rope: What ``RotaryEmbedding`` returns for the grid, or None for no rotary positions.
         """
+        heads = fused.by_heads(self, self.qkv(x), hw, rope)
         dropout = self.attn_drop if self.training else 0.0
-        attended = fused.attend(self.qkv(x), hw, self.window_size, self.num_heads, dropout)
+        attended = fused.attend(heads, hw, self.window_size, dropout)
         return self.proj_drop(self.proj(attended))  # type: ignore[no-any-return]
 
 
@@ -137,6 +139,7 @@ class Block(nn.Module):
         window_size: int | None = None,
         layer_scale: bool = True,
         ffn: str = "mlp",
+        norm_eps: float = 1e-6,
     ) -> None:
         """Create the two branches.
 
@@ -152,6 +155,7 @@ class Block(nn.Module):
             window_size: Side of the attention windows in tokens, or None for global attention.
             layer_scale: Whether the branches are scaled by learned gammas.
             ffn: "mlp" or "swiglu".
+            norm_eps: Added to the variance in both norms.
 
         Raises:
             ValueError: The heads do not divide the channels, or ``ffn`` is unknown.
@@ -159,7 +163,7 @@ class Block(nn.Module):
         super().__init__()
         if ffn not in FFNS:
             raise ValueError(f"Block: ffn must be one of {', '.join(FFNS)}, got {ffn!r}")
-        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = Attention(
             dim,
             num_heads,
@@ -168,22 +172,25 @@ class Block(nn.Module):
             drop=drop,
             window_size=window_size,
         )
-        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = (Mlp if ffn == "mlp" else SwiGLU)(dim, mlp_ratio, drop)
         self.drop_path = DropPath(drop_path)
         self.gamma1 = nn.Parameter(torch.ones(dim)) if layer_scale else None
         self.gamma2 = nn.Parameter(torch.ones(dim)) if layer_scale else None
 
-    def forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, hw: tuple[int, int], rope: Tensor | None = None) -> Tensor:
         """Return tokens of the same shape.
 
         Args:
-            x: [B, h * w, C]; with global attention any number of tokens.
-            hw: (h, w) of the token grid; global attention does not use it.
+            x: [B, N, C]: the h * w tokens of the grid; with global attention others after them.
+            hw: (h, w) of the token grid.
+            rope: As for ``Attention``.
         """
         if fused.runs(fused.block, self, x):
-            return fused.block.forward(self, x, hw)
-        x = scaled_sum(x, self.gamma1, self.drop_path(self.attn(self.norm1(x), hw)))
+            return fused.block.forward(self, x, hw, rope)
+        # Rotary positions are passed where there are some: an attention of others may have none.
+        grid = (hw,) if rope is None else (hw, rope)
+        x = scaled_sum(x, self.gamma1, self.drop_path(self.attn(self.norm1(x), *grid)))
         return scaled_sum(x, self.gamma2, self.drop_path(self.mlp(self.norm2(x))))
 
 

@@ -90,6 +90,11 @@ class ViTAdapter(ViT):
         norm: str = "auto",
         frozen_vit: bool = False,
         channels_last: bool = False,
+        trunk: str = "dinov2",
+        num_register_tokens: int | None = None,
+        rope_periods: str = "bfloat16",
+        injectors: bool = True,
+        final_norm: bool = False,
     ) -> None:
         """Build the model; ``vit_adapter_s`` and its siblings know the published settings.
 
@@ -140,6 +145,13 @@ class ViTAdapter(ViT):
                 something inside takes gradients, such as a low-rank adapter, all are recorded.
             channels_last: Whether the output maps lie in memory with their channels last, as
                 convolutions on tensor cores want them; shapes and values are the same.
+            trunk: The ViT, "dinov2" or "dinov3": rotary positions instead of a table, cls and
+                register tokens in all attention, norms with eps 1e-5.
+            num_register_tokens: Tokens that attend beside those of the image; None: 4 for DINOv3,
+                else 0. With them there is a cls token too, and all attention must be global.
+            rope_periods: Of rotary positions, "bfloat16" as DINOv3 rounds them or "exact".
+            injectors: Whether the prior flows into the ViT; DINOv3's own adapter has no injectors.
+            final_norm: Whether extractors and pyramid see the ViT's tokens behind its last norm.
 
         Raises:
             TypeError: A setting is of another type.
@@ -158,6 +170,7 @@ class ViTAdapter(ViT):
             with_cp=with_cp,
             frozen_vit=frozen_vit,
             channels_last=channels_last,
+            injectors=injectors,
         )
         check_choice("norm", norm, NORMS)
         check_choice("vit_features", vit_features, VIT_FEATURES)
@@ -178,6 +191,10 @@ class ViTAdapter(ViT):
             window_attn=window_attn,
             window_size=window_size,
             ffn=ffn,
+            trunk=trunk,
+            num_register_tokens=num_register_tokens,
+            rope_periods=rope_periods,
+            final_norm=final_norm,
             is_frozen=frozen_vit,
         )
         bounds = stage_bounds(interaction_indexes, depth)
@@ -202,6 +219,7 @@ class ViTAdapter(ViT):
                 num_heads=deform_num_heads,
                 num_points=n_points,
                 deform_ratio=deform_ratio,
+                injector=injectors,
                 init_value=init_values,
                 with_cffn=with_cffn,
                 cffn_ratio=cffn_ratio,
@@ -225,7 +243,8 @@ class ViTAdapter(ViT):
             load_checkpoint(self, pretrained, patch_method=patch_method)
         if frozen_vit:
             for interaction in self.interactions:
-                interaction.injector.requires_grad_(False)
+                if interaction.injector is not None:
+                    interaction.injector.requires_grad_(False)
             self.freeze_vit()
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -250,7 +269,8 @@ class ViTAdapter(ViT):
         pairs = zip(levels, self.level_embed, strict=True)
         c = torch.cat([level + embed for level, embed in pairs], dim=1)
 
-        stages = partial(self._interact, grids=grids)
+        rope = None if self.rope is None else self.rope(grids.vit_hw, x)
+        stages = partial(self._interact, grids=grids, rope=rope)
         c, *vit_tokens = fused.in_portions(stages, x, c, self)
 
         maps = feature_pyramid(self, at_4, c, vit_tokens, grids)
@@ -258,13 +278,15 @@ class ViTAdapter(ViT):
         layout = torch.channels_last if self.has_channels_last else torch.contiguous_format
         return crop_maps(maps, (H, W), layout)
 
-    def _interact(self, x: Tensor, c: Tensor, grids: Grids) -> list[Tensor]:
+    def _interact(
+        self, x: Tensor, c: Tensor, grids: Grids, rope: Tensor | None = None
+    ) -> list[Tensor]:
         """Return the prior tokens after all stages, and the ViT tokens that the pyramid adds."""
         vit_tokens = []
         for interaction, (first, last) in zip(self.interactions, self._stage_bounds, strict=True):
             blocks = [self.blocks[index] for index in range(first, last + 1)]
-            x, c = interaction(x, c, blocks, grids)
-            vit_tokens.append(x)
+            x, c, feature = interaction(x, c, blocks, grids, rope, self.norm)
+            vit_tokens.append(feature)
         if not self.add_vit_feature:
             vit_tokens = []
         elif self.vit_features == "last":

@@ -8,6 +8,7 @@ from .batch_norm import batch_norm
 from .dwconv_gelu import dwconv_gelu
 from .ms_deform_attn import ms_deform_attn, ms_deform_attn_grid
 from .patch_embed import patch_embed
+from .rope import rope
 from .window_attention import window_attention
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ms_deform_attn",
     "ms_deform_attn_grid",
     "patch_embed",
+    "rope",
     "tuning",
     "window_attention",
 ]

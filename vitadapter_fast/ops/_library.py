@@ -24,6 +24,41 @@ _AUTOCAST_KEYS = {
 }
 
 
+def define_forward(
+    op: str,
+    inputs: str,
+    outputs: str,
+    *,
+    call_of: Callable[..., Any],
+    check: Callable[[Any], None],
+    new_outputs: Callable[[Any], Any],
+    backends: Sequence[ModuleType],
+    order: Callable[[Any, bool], Sequence[ModuleType]] | None = None,
+    lower_all: Lower | None = None,
+) -> Operator:
+    """Register an op without a gradient: choice, fake, autocast; arguments as for ``define``."""
+
+    def choose_forward(call: Any, backend: str | None) -> ModuleType:
+        return choose(op, order(call, False) if order else backends, call, backend)
+
+    def chosen(*args: Any, backend: str | None = None) -> ModuleType:
+        return choose_forward(call_of(*args), backend)
+
+    def run(*args: Any, backend: str | None = None) -> Any:
+        call = call_of(*args)
+        return checked_choice(check, choose_forward, call, backend).forward(call)
+
+    def fake(*args: Any, backend: str | None = None) -> Any:
+        call = call_of(*args)
+        check(call)
+        return new_outputs(call)
+
+    forward = _operator(f"{op}({inputs}, *, str? backend=None) -> {outputs}", run, fake, chosen)
+    if lower_all is not None:
+        _register_autocast(forward, lower_all)
+    return forward
+
+
 def define(
     op: str,
     inputs: str,
@@ -40,7 +75,7 @@ def define(
     """Register an op and its backward: choice, fakes, gradients, autocast; return the forward.
 
     Every tensor among the inputs has a gradient, of the outputs only the first: others are what
-    backward needs again. Gradients of gradients are refused with a clear error.
+    backward needs again.
 
     Args:
         op: Its name in ``torch.ops.vitadapter_fast``; its backward's is ``{op}_backward``.
@@ -57,30 +92,14 @@ def define(
         lower_all: Casts the inputs for autocast, ``(dtype, inputs)``; None: there is no rule.
     """
     names = [name_of(module) for module in backends]
-    kept = "".join(f"Tensor saved{i}, " for i in saved)
-
-    def choose_forward(call: Any, backend: str | None) -> ModuleType:
-        return choose(op, order(call, False) if order else backends, call, backend)
 
     def choose_backward(call: Any, backend: str | None) -> ModuleType:
         return choose(op, order(call, True) if order else backends, call, backend)
-
-    def chosen(*args: Any, backend: str | None = None) -> ModuleType:
-        return choose_forward(call_of(*args), backend)
 
     def chosen_backward(
         grad_out: Tensor, *args: Any, needs: Sequence[bool], backend: str | None = None
     ) -> ModuleType:
         return choose_backward(call_of(*args[len(saved) :]), backend)
-
-    def run(*args: Any, backend: str | None = None) -> Any:
-        call = call_of(*args)
-        return checked_choice(check, choose_forward, call, backend).forward(call)
-
-    def fake(*args: Any, backend: str | None = None) -> Any:
-        call = call_of(*args)
-        check(call)
-        return new_outputs(call)
 
     def run_backward(
         grad_out: Tensor, *args: Any, needs: Sequence[bool], backend: str | None = None
@@ -124,9 +143,20 @@ def define(
             result[i] = grad if need else None
         return tuple(result)
 
-    forward = _operator(f"{op}({inputs}, *, str? backend=None) -> {outputs}", run, fake, chosen)
+    forward = define_forward(
+        op,
+        inputs,
+        outputs,
+        call_of=call_of,
+        check=check,
+        new_outputs=new_outputs,
+        backends=backends,
+        order=order,
+        lower_all=lower_all,
+    )
+    others = "".join(f"Tensor saved{i}, " for i in saved)
     backward = _operator(
-        f"{op}_backward(Tensor grad_out, {kept}{inputs}, *, bool[] needs, str? backend=None)"
+        f"{op}_backward(Tensor grad_out, {others}{inputs}, *, bool[] needs, str? backend=None)"
         " -> Tensor[]",
         run_backward,
         fake_backward,
@@ -135,9 +165,7 @@ def define(
     arguments = [a for a in forward.overload._schema.arguments if not a.kwarg_only]
     count = len(arguments)
     tensors = [i for i, a in enumerate(arguments) if "Tensor" in str(a.type)]
-    _register_gradient(forward, save, gradient)
-    if lower_all is not None:
-        _register_autocast(forward, lower_all)
+    define_gradient(forward, save, gradient)
     return forward
 
 
@@ -190,7 +218,7 @@ def _is_exporting() -> bool:
     return torch.compiler.is_compiling() if decomposes is None else not decomposes
 
 
-def _register_gradient(op: Operator, setup_context: Op, backward: Op) -> None:
+def define_gradient(op: Operator, setup_context: Op, backward: Op) -> None:
     """Register the backward of ``op``; gradients of gradients are refused with a clear error.
 
     Only the first output has a gradient; others are what backward needs again. After the arguments

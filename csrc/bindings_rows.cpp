@@ -1,0 +1,99 @@
+// SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Bindings of the launchers that work on rows of tokens one by one.
+#include <pybind11/stl.h>
+
+#include <array>
+
+#include "bindings.h"
+#include "build_facts.h"
+#include "rope/params.h"
+#include "token_rows/params.h"
+
+namespace vitadapter {
+namespace {
+
+void normalize_rows(Address rows, Address weight, Address bias, std::pair<int64_t, int64_t> shape,
+                    double eps, Address out, Address mean, Address rstd, Address grad, Address plus,
+                    Address grad_weight, Address grad_bias, int num_threads) {
+  const auto at = pointer<float>;
+  const NormalizeRowsParams p{at(rows),      at(weight),
+                              at(bias),      shape.first,
+                              shape.second,  eps,
+                              at(out),       at(mean),
+                              at(rstd),      at(grad),
+                              at(plus),      at(grad_weight),
+                              at(grad_bias), threads(num_threads)};
+  WithoutLock without_lock;
+  normalize_rows_cpu(p);
+}
+
+void transpose_rows(Address rows, int64_t stride, std::pair<int64_t, int64_t> shape, Address out,
+                    int num_threads) {
+  const TransposeRowsParams p{pointer<float>(rows), stride,
+                              shape.first,          shape.second,
+                              pointer<float>(out),  threads(num_threads)};
+  WithoutLock without_lock;
+  transpose_rows_cpu(p);
+}
+
+void gelu_rows(Address rows, int64_t count, Address out, Address grad, int num_threads) {
+  const GeluRowsParams p{pointer<float>(rows), count, pointer<float>(out), pointer<float>(grad),
+                         threads(num_threads)};
+  WithoutLock without_lock;
+  gelu_rows_cpu(p);
+}
+
+template <void (*launch)(const RopeParams&)>
+void def_rope(py::module_& module, const char* name) {
+  using py::literals::operator""_a;
+  using Strides = std::pair<int64_t, int64_t>;
+  auto run = [](Address qkv, int dtype, Strides qkv_strides,
+                const std::array<int64_t, 4>& qkv_shape, std::pair<int32_t, int32_t> hw,
+                Address tables, bool is_inverse, Address out, Strides out_strides, int num_threads,
+                int device, Address stream) {
+    const auto [batch, tokens, heads, channels] = qkv_shape;
+    const RopeParams p{pointer(qkv),
+                       qkv_strides.first,
+                       qkv_strides.second,
+                       dtype_of(dtype),
+                       batch,
+                       tokens,
+                       heads,
+                       channels,
+                       {hw.first, hw.second},
+                       pointer(tables),
+                       is_inverse,
+                       pointer(out),
+                       out_strides.first,
+                       out_strides.second,
+                       threads(num_threads),
+                       device,
+                       pointer(stream)};
+    WithoutLock without_lock;
+    launch(p);
+  };
+  module.def(name, run, py::kw_only(), "qkv"_a, "dtype"_a, "qkv_strides"_a, "qkv_shape"_a, "hw"_a,
+             "tables"_a, "is_inverse"_a, "out"_a, "out_strides"_a, "num_threads"_a = 1,
+             "device"_a = 0, "stream"_a = 0);
+}
+
+}  // namespace
+
+void define_rows(py::module_& module) {
+  using py::literals::operator""_a;
+  module.def("normalize_rows_cpu", &normalize_rows, py::kw_only(), "rows"_a, "weight"_a, "bias"_a,
+             "shape"_a, "eps"_a, "out"_a, "mean"_a, "rstd"_a, "grad"_a = 0, "plus"_a = 0,
+             "grad_weight"_a = 0, "grad_bias"_a = 0, "num_threads"_a = 1);
+  module.def("transpose_rows_cpu", &transpose_rows, py::kw_only(), "rows"_a, "stride"_a, "shape"_a,
+             "out"_a, "num_threads"_a = 1);
+  module.def("gelu_rows_cpu", &gelu_rows, py::kw_only(), "rows"_a, "count"_a, "out"_a, "grad"_a = 0,
+             "num_threads"_a = 1);
+  def_rope<rope_cpu>(module, "rope_cpu");
+#if VITADAPTER_CUDA_KERNELS
+  def_rope<rope_cuda>(module, "rope_cuda");
+#endif
+}
+
+}  // namespace vitadapter
