@@ -62,7 +62,7 @@ bench:  ## every contender found here, checked and timed; report/ holds tables a
 	$(PYTHON) benchmarks/report.py bench.json -o report
 
 # Of the device: the rest of the tests marked cuda is Triton's (gpu-test-triton).
-OPERATORS := $(addprefix tests/ops/test_,$(addsuffix _device.py,cuda cuda_awkward dwconv_gelu patch_embed))
+OPERATORS := $(addprefix tests/ops/test_,$(addsuffix _device.py,cuda cuda_awkward dwconv_gelu patch_embed rope))
 ON_DEVICE := $(PYTHON) -m pytest -q -m cuda
 NO_DEVICE := no CUDA device was found: make gpu builds for one, tests on it and times it
 CAPABILITY := import torch; assert torch.cuda.is_available(), '$(NO_DEVICE)'; print('%d%d-real' % torch.cuda.get_device_capability())

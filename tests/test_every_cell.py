@@ -47,14 +47,16 @@ def test_cell_runs_and_is_right(op: str, backend: str, monkeypatch: pytest.Monke
         route(monkeypatch)
     if backend == "triton" and not has_device:
         assert _triton.is_interpreted()
+    # The backward of one that has none is its forward.
+    names = [name for name in ("forward", "backward") if hasattr(module, name)]
     ran = []
-    for name in ("forward", "backward"):
+    for name in names:
         run = getattr(module, name)
         monkeypatch.setattr(
             module, name, lambda *args, run=run, name=name: ran.append(name) or run(*args)
         )
     assert checks.check(checks.probes()[op], backend, torch.float32) <= 1
-    assert {"forward", "backward"} <= set(ran)
+    assert set(names) == set(ran) and len(ran) >= 2
 
 
 @pytest.mark.parametrize(("op", "backend"), sorted(EMPTY))

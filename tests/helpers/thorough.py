@@ -17,6 +17,7 @@ THOROUGH = {
     "ops": [
         *("cuda_code", "cuda_emulation", "cuda_on_cpu", "sanitizers", "triton_code"),
         *("dwconv_gelu_cuda_on_cpu", "patch_embed_cuda_on_cpu", "triton_interpreter"),
+        "rope_cuda_on_cpu",
         *("dwconv_gelu_triton", "patch_embed_triton", "window_attention_triton"),
         *("hostile_calls", "random_cases"),
     ],

@@ -20,6 +20,8 @@ from triton.backends.compiler import GPUTarget
 
 from vitadapter_fast.ops.dwconv_gelu import _call as conv_call
 from vitadapter_fast.ops.dwconv_gelu import triton as conv
+from vitadapter_fast.ops.rope import _call as rope_call
+from vitadapter_fast.ops.rope import triton as rope
 from vitadapter_fast.ops.window_attention import _call as window_call
 from vitadapter_fast.ops.window_attention import triton as windows
 
@@ -47,6 +49,15 @@ def window_launches(dtype: torch.dtype) -> dict[str, Launch]:
     return found
 
 
+def rope_launches(dtype: torch.dtype) -> dict[str, Launch]:
+    """Return the launches of the rotary position embedding, by the kernel's name."""
+    qkv = torch.empty(1, 32 * 32 + 5, 3, 6, 64, dtype=dtype, device="meta")
+    tables = torch.empty(64, 2, 16, device="meta")
+    with recorded() as found:
+        rope.forward(rope_call.Call(qkv, tables, [32, 32], False))
+    return found
+
+
 def all_launches() -> Iterator[tuple[str, Launch]]:
     """Yield what S launches in training, and in float32 what passes more sizes than that."""
     heads = MODEL_HEADS["s"]
@@ -60,6 +71,7 @@ def all_launches() -> Iterator[tuple[str, Launch]]:
             yield f"{grids} grids {name}", launch
     for dtype in (torch.bfloat16, torch.float32):
         found = patch_launches("bicubic", dtype, torch.float32) | window_launches(dtype)
+        found |= rope_launches(dtype)
         for name, launch in found.items():
             yield f"{dtype} {name}", launch
 

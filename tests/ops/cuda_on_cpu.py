@@ -26,6 +26,7 @@ from vitadapter_fast.ops.dwconv_gelu import cuda as dwconv_gelu_cuda
 from vitadapter_fast.ops.ms_deform_attn import _call, cuda
 from vitadapter_fast.ops.patch_embed import _parts
 from vitadapter_fast.ops.patch_embed import cuda as patch_embed_cuda
+from vitadapter_fast.ops.rope import cuda as rope_cuda
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,5 +102,6 @@ def route(
     monkeypatch.setattr(cuda, "unsupported_reason", _call.size_reason)
     monkeypatch.setattr(patch_embed_cuda, "unsupported_reason", _parts.size_reason)
     monkeypatch.setattr(dwconv_gelu_cuda, "unsupported_reason", dwconv_gelu_cuda.size_reason)
+    monkeypatch.setattr(rope_cuda, "unsupported_reason", rope_cuda.size_reason)
     if value_gradient != "by rule":
         sum_by(value_gradient, monkeypatch)

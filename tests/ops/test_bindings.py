@@ -72,6 +72,14 @@ LAUNCHERS = [
         {"qkv_strides": (576, 48), "grad_out_strides": (192, 16)},
     ),
     Launcher(
+        ("rope_cpu",),
+        ("qkv", "tables"),
+        ("out",),
+        {"qkv_shape": [2, 14, 2, 8], "hw": (3, 4)},
+        {"dtype": 0, "is_inverse": False},
+        {"qkv_strides": (672, 48), "out_strides": (672, 48)},
+    ),
+    Launcher(
         ("batch_norm_forward_cpu", "batch_norm_backward_cpu"),
         ("tokens", "weight", "bias", "grad_out"),
         ("mean", "variance", "out", "grad_tokens", "grad_weight", "grad_bias"),

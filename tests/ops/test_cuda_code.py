@@ -33,6 +33,7 @@ REGISTERS = {
     "weight_gradient_kernel": 168,
     "columns_kernel": 42,
     "resize_add_kernel": 128,
+    "rope_kernel": 56,
 }
 
 

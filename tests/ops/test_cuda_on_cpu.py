@@ -171,6 +171,6 @@ def test_kernels_are_clean_under_address_and_undefined_behavior_sanitizers() -> 
     dtypes = "not float16 and not float64" + ("" if FACTOR > 1 else " and not bfloat16")
     chosen = f"(test_awkward_shapes and {dtypes}) or not_finite or not_aligned"
     chosen += " or (test_every_specialized_kernel and 32-)"
-    others = ("test_patch_embed_cuda_on_cpu", "test_dwconv_gelu_cuda_on_cpu")
+    others = [f"test_{op}_cuda_on_cpu" for op in ("patch_embed", "dwconv_gelu", "rope")]
     chosen += f" or (({' or '.join(others)}) and {dtypes})"
     run_sanitized(["test_cuda_on_cpu", *others], chosen)

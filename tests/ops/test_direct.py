@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from test_framework import classic_args, conv_args, grid_args, patch_args
+from test_framework import (
+    classic_args,
+    conv_args,
+    grid_args,
+    leaves,
+    patch_args,
+    rope_args,
+    with_leaves,
+)
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -40,6 +48,7 @@ MAKERS: dict[str, Callable[..., Args]] = {
     "ms_deform_attn": classic_args,
     "ms_deform_attn_grid": grid_args,
     "patch_embed": patch_args,
+    "rope": rope_args,
     "window_attention": windows_args,
 }
 NAMES = {"ms_deform_attn": "_classic", "ms_deform_attn_grid": "_grid"}
@@ -56,7 +65,8 @@ every_operator = pytest.mark.parametrize("name", MAKERS)
 
 
 def test_every_operator_is_here() -> None:
-    names = {name for name in dir(torch.ops.vitadapter_fast) if name.endswith("_backward")}
+    packets = vars(torch.ops.vitadapter_fast).values()
+    names = {packet.__name__ for packet in packets if hasattr(packet, "default")}
     assert {name.removesuffix("_backward") for name in names} == set(MAKERS)
 
 
@@ -66,12 +76,11 @@ def tensors(result: Any) -> list[Tensor]:
 
 def outputs_and_gradients(call: Callable[..., Any], args: Args) -> list[Tensor]:
     outs = tensors(call(*args))
-    leaves = [arg for arg in args if isinstance(arg, Tensor) and arg.requires_grad]
     if not outs[0].requires_grad:
         return outs
     generator = torch.Generator().manual_seed(1)
     cotangent = torch.randn(outs[0].shape, generator=generator).to(outs[0].dtype)
-    return [*outs, *torch.autograd.grad(outs[0], leaves, cotangent)]
+    return [*outs, *torch.autograd.grad(outs[0], leaves(args), cotangent)]
 
 
 CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
@@ -99,13 +108,12 @@ def test_both_ways_give_the_same(
 
 @every_operator
 def test_gradients_of_some_inputs_alone(name: str) -> None:
-    op, count = operator(name), sum(isinstance(arg, Tensor) for arg in MAKERS[name]())
+    op, count = operator(name), len(leaves(MAKERS[name]()))
     for kept in range(count):
         results = []
         for call in (op, op.overload):
             args = MAKERS[name](torch.float32)
-            leaves = [arg for arg in args if isinstance(arg, Tensor)]
-            for index, leaf in enumerate(leaves):
+            for index, leaf in enumerate(leaves(args)):
                 leaf.requires_grad_(index == kept)
             results.append(outputs_and_gradients(call, args))
         assert len(results[0]) == len(results[1]) and all(map(torch.equal, *results))
@@ -115,12 +123,10 @@ def test_gradients_of_some_inputs_alone(name: str) -> None:
 def test_gradcheck(name: str) -> None:
     op, args = operator(name), MAKERS[name]()
 
-    def run(*leaves: Tensor) -> Tensor:
-        queue = list(leaves)
-        result = op(*[queue.pop(0) if isinstance(arg, Tensor) else arg for arg in args])
-        return tensors(result)[0]
+    def run(*inputs: Tensor) -> Tensor:
+        return tensors(op(*with_leaves(args, inputs)))[0]
 
-    assert torch.autograd.gradcheck(run, [arg for arg in args if isinstance(arg, Tensor)])
+    assert torch.autograd.gradcheck(run, leaves(args))
 
 
 @every_operator

@@ -50,17 +50,31 @@ def conv_args(dtype: torch.dtype = torch.float64) -> tuple[Any, ...]:
     return inputs.tokens, flat(case.grid_hw), inputs.weight, inputs.bias
 
 
+def rope_args(dtype: torch.dtype = torch.float64) -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(2, 7, 3, 2, 8, generator=generator, dtype=torch.float64).to(dtype)
+    angles = torch.randn(5, 2, 2, generator=generator, dtype=torch.float64).to(dtype)
+    return qkv.requires_grad_(), angles, [2, 3], False
+
+
 CALLS = {
     "dwconv_gelu": (OPS.dwconv_gelu.default, conv_args),
     "ms_deform_attn": (OPS.ms_deform_attn.default, classic_args),
     "ms_deform_attn_grid": (OPS.ms_deform_attn_grid.default, grid_args),
     "patch_embed": (OPS.patch_embed.default, patch_args),
+    "rope": (OPS.rope.default, rope_args),
 }
 Args = Callable[..., tuple[Any, ...]]
 
 
 def leaves(args: tuple[Any, ...]) -> list[Tensor]:
-    return [arg for arg in args if isinstance(arg, Tensor)]
+    return [arg for arg in args if isinstance(arg, Tensor) and arg.requires_grad]
+
+
+def with_leaves(args: tuple[Any, ...], inputs: tuple[Tensor, ...]) -> list[Any]:
+    """Return arguments with others in the place of their leaves."""
+    queue, replaced = list(inputs), [id(leaf) for leaf in leaves(args)]
+    return [queue.pop(0) if id(arg) in replaced else arg for arg in args]
 
 
 @pytest.mark.parametrize(("op", "make"), CALLS.values(), ids=CALLS)
@@ -72,9 +86,8 @@ def test_opcheck(op: Any, make: Args) -> None:
 def test_gradcheck(op: Any, make: Args) -> None:
     args = make()
 
-    def run(*tensors: Tensor) -> Tensor:
-        queue = list(tensors)
-        return op(*[queue.pop(0) if isinstance(arg, Tensor) else arg for arg in args])  # type: ignore[no-any-return]
+    def run(*inputs: Tensor) -> Tensor:
+        return op(*with_leaves(args, inputs))  # type: ignore[no-any-return]
 
     assert torch.autograd.gradcheck(run, leaves(args))
 

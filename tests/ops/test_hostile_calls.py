@@ -27,6 +27,7 @@ from vitadapter_fast.ops import (
     ms_deform_attn,
     ms_deform_attn_grid,
     patch_embed,
+    rope,
     window_attention,
 )
 
@@ -40,6 +41,7 @@ class Op(NamedTuple):
     others: dict[str, Any]
     has_cuda: bool = True
     has_triton: bool = True
+    constants: tuple[str, ...] = ()  # tensors without gradients
 
 
 OPS = {
@@ -62,6 +64,12 @@ OPS = {
         dwconv_gelu,
         {"tokens": (2, 14, 6), "weight": (6, 1, 3, 3), "bias": (6,)},
         {"grid_hw": LEVELS},
+    ),
+    "rope": Op(
+        rope,
+        {"qkv": (2, 14, 3, 2, 8), "tables": (7, 2, 2)},
+        {"hw": (3, 4), "is_inverse": False},
+        constants=("tables",),
     ),
     "window_attention": Op(
         window_attention,
@@ -213,7 +221,7 @@ def changed_call(op: Op, seed: int, some: list[tuple[int, str, str, int]]) -> di
 def results(op: Op, call: dict[str, Any], backend: str | None) -> dict[str, Tensor]:
     """Return the output and, where there are tensors on the CPU, all gradients."""
     leaves = {}
-    for name in op.shapes:
+    for name in op.shapes.keys() - op.constants:
         if isinstance(call[name], Tensor) and call[name].is_floating_point():
             leaves[name] = call[name].detach().requires_grad_()
     out = op.run(**(call | leaves), backend=backend)

@@ -26,6 +26,8 @@ from test_batch_norm import check as check_norm
 from test_dwconv_gelu import check as check_convolution
 from test_ms_deform_attn import check as check_attention
 from test_patch_embed import check as check_patch_embed
+from test_rope import Case as RopeCase
+from test_rope import check as check_rope
 from test_window_attention import check as check_windows
 
 from vitadapter_fast.ops import _triton
@@ -79,6 +81,15 @@ window_cases = st.builds(
     # Not few tokens: the largest error of few numbers says little of what others may have.
     hw=SIZES.filter(lambda hw: hw[0] * hw[1] > 11),
     window_size=st.sampled_from([1, 2, 3, 4, 7, 14]),
+)
+rope_cases = st.builds(
+    RopeCase,
+    name=st.just("random"),
+    batch=st.integers(0, 3),
+    hw=SIZES,
+    prefix=st.integers(0, 6),
+    heads=st.integers(1, 3),
+    channels=st.sampled_from([4, 8, 12, 24, 32, 40, 64]),
 )
 attention = {
     "ways": layouts,
@@ -162,6 +173,19 @@ def test_batch_norm(case: NormCase, ways: list[str], **how: Any) -> None:
 @given(**windows)
 def test_windows(case: WindowCase, ways: list[str], **how: Any) -> None:
     check_windows(case, backend="cpu", change=lay_out(ways), **how)
+
+
+@calls(200)
+@given(case=rope_cases, ways=layouts, dtype=DTYPES)
+def test_rope(case: RopeCase, ways: list[str], dtype: torch.dtype) -> None:
+    check_rope(case, dtype, "cpu", change=lay_out(ways))
+
+
+@interpreted
+@calls(10)
+@given(case=rope_cases, ways=layouts, dtype=DTYPES)
+def test_rope_in_triton(case: RopeCase, ways: list[str], dtype: torch.dtype) -> None:
+    check_rope(case, dtype, "triton", change=lay_out(ways))
 
 
 @interpreted

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import BackendUnavailable
+from ..model.rope import RotaryEmbedding
 from ..native import cuda_device
 from ..ops._backends import NAMES
 from .tolerance import share
@@ -67,6 +68,11 @@ def _norm(backend: str, tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return ops.batch_norm(tokens, weight, bias, has_planes=True, backend=backend)[0]
 
 
+def _rope(backend: str, qkv: Tensor) -> Tensor:
+    tables = RotaryEmbedding(qkv.shape[4], "exact")((5, 6), qkv)
+    return ops.rope(qkv, tables, (5, 6), backend=backend)
+
+
 def probes() -> dict[str, Probe]:
     """Return one probe for every op, by the op's name."""
     weights = _random(1, 16, 6, 12).softmax(-1).view(1, 16, 6, 3, 4)
@@ -82,6 +88,7 @@ def probes() -> dict[str, Probe]:
             (_random(1, 16, 6, 64), _random(1, 84, 6, 1, 4, 2), _random(1, 84, 6, 1, 4)), _grid
         ),
         "patch_embed": Probe(patch, _patch),
+        "rope": Probe((_random(2, 35, 3, 6, 64),), _rope),
         "window_attention": Probe((_random(1, 64, 3, 2, 64),), _windows),
     }
 

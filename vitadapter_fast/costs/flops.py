@@ -46,8 +46,8 @@ def _sampling(value: Tensor, *rest: Any) -> int:
     return 8 * weights.numel() * (math.prod(value.shape[2:]) // weights.shape[2])
 
 
-def _batch_norm(*args: Any) -> int:
-    """None: a norm costs bytes, as torch's."""
+def _elementwise(*args: Any) -> int:
+    """None: norms and rotations cost bytes, as torch's."""
     return 0
 
 
@@ -91,11 +91,12 @@ def _addmm(total: Tensor, left: Tensor, right: Tensor, *rest: Any) -> int:
 
 
 FORMULAS: dict[str, Callable[..., int]] = {
-    f"{NAMESPACE}::batch_norm": _batch_norm,
+    f"{NAMESPACE}::batch_norm": _elementwise,
     f"{NAMESPACE}::dwconv_gelu": _dwconv_gelu,
     f"{NAMESPACE}::ms_deform_attn": _sampling,
     f"{NAMESPACE}::ms_deform_attn_grid": _sampling,
     f"{NAMESPACE}::patch_embed": _patch_embed,
+    f"{NAMESPACE}::rope": _elementwise,
     f"{NAMESPACE}::window_attention": _window_attention,
     # torch's counter does not know the one, and the other on GPUs only.
     "aten::addmm_": _addmm,

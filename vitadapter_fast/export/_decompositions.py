@@ -21,6 +21,8 @@ from ..ops.ms_deform_attn._call import with_heads
 from ..ops.ms_deform_attn.reference import query_centers
 from ..ops.patch_embed import reference as patch_embed
 from ..ops.patch_embed._call import Call as PatchEmbed
+from ..ops.rope import reference as rope
+from ..ops.rope._call import Call as Rope
 from ..ops.window_attention import reference as window_attention
 from ..ops.window_attention._call import Call as WindowAttention
 
@@ -43,6 +45,7 @@ def decompositions(sample: Sample) -> dict[Any, Callable[..., Any]]:
         ops.ms_deform_attn_grid.default: partial(_attend, sample),
         ops.dwconv_gelu.default: _of(dwconv_gelu, DwconvGelu),
         ops.patch_embed.default: _of(patch_embed, PatchEmbed),
+        ops.rope.default: _of(rope, Rope),
         ops.window_attention.default: _of(window_attention, WindowAttention),
     }
 

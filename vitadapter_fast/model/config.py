@@ -73,6 +73,70 @@ PRESETS = {
 }
 
 
+@dataclass(frozen=True)
+class DINOv3Preset:
+    """One published DINOv3 ViT, and the adapters for it.
+
+    Attributes:
+        embed_dim: Channels of a token.
+        depth: ViT blocks.
+        num_heads: Heads of the ViT's attention.
+        taps: Blocks whose tokens the adapter sees.
+        deform_num_heads: Heads of the deformable attention where there are injectors.
+        deform_ratio: Channels of its values, as a share of ``embed_dim``, where there are some.
+        ffn: Feed-forward of the ViT.
+        mlp_ratio: Its hidden channels, as a multiple of ``embed_dim``; "swiglu" has two thirds.
+        qkv_bias: Whether query, key and value have biases.
+
+    Source: Simeoni et al. 2025, arXiv:2508.10104.
+    """
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    taps: tuple[int, int, int, int]
+    deform_num_heads: int
+    deform_ratio: float = 0.5
+    ffn: str = "mlp"
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+
+    def model_kwargs(self, *, injectors: bool) -> dict[str, Any]:
+        """Return the keywords of ``ViTAdapter``, for DINOv3's own adapter or one with injectors."""
+        firsts = [0, *(tap + 1 for tap in self.taps[:-1])]
+        own = {"deform_num_heads": 16, "deform_ratio": 0.5, "vit_features": "stages"}
+        ours = {"deform_num_heads": self.deform_num_heads, "deform_ratio": self.deform_ratio}
+        return {
+            "trunk": "dinov3",
+            "embed_dim": self.embed_dim,
+            "depth": self.depth,
+            "num_heads": self.num_heads,
+            "ffn": self.ffn,
+            "mlp_ratio": self.mlp_ratio,
+            "qkv_bias": self.qkv_bias,
+            "interaction_indexes": [
+                [first, last] for first, last in zip(firsts, self.taps, strict=True)
+            ],
+            "drop_path_rate": 0.3,
+            "injectors": injectors,
+            "final_norm": not injectors,
+            "frozen_vit": not injectors,
+            **(ours if injectors else own),
+        }
+
+
+_TAPS_OF_12 = (2, 5, 8, 11)
+DINOV3_PRESETS = {
+    "t": DINOv3Preset(192, 12, 3, _TAPS_OF_12, 6, 1.0),
+    "s": DINOv3Preset(384, 12, 6, _TAPS_OF_12, 6, 1.0),
+    "s+": DINOv3Preset(384, 12, 6, _TAPS_OF_12, 6, 1.0, "swiglu", 6.0),
+    "b": DINOv3Preset(768, 12, 12, _TAPS_OF_12, 12),
+    "l": DINOv3Preset(1024, 24, 16, (4, 11, 17, 23), 16),
+    "h+": DINOv3Preset(1280, 32, 20, (7, 15, 23, 31), 20, 0.5, "swiglu", 6.0),
+    "7b": DINOv3Preset(4096, 40, 32, (9, 19, 29, 39), 32, 0.5, "swiglu", 3.0, False),
+}
+
+
 def check_counts(**counts: int) -> None:
     """Raise TypeError or ValueError unless every value is a positive integer."""
     for name, count in counts.items():

@@ -5,7 +5,7 @@
 import os
 from typing import Any
 
-from .config import PRESETS, check_choice
+from .config import DINOV3_PRESETS, PRESETS, check_choice, check_flags
 from .vit_adapter import ViTAdapter
 
 
@@ -27,6 +27,36 @@ def vit_adapter(
     """
     check_choice("size", size, tuple(PRESETS))
     return ViTAdapter(**{**PRESETS[size].model_kwargs(), "pretrained": pretrained, **overrides})
+
+
+def vit_adapter_dinov3(
+    size: str,
+    pretrained: str | os.PathLike[str] | None = None,
+    *,
+    injectors: bool = False,
+    **overrides: Any,
+) -> ViTAdapter:
+    """Build an adapter on a DINOv3 ViT, in training mode, in float32 on the default device.
+
+    Args:
+        size: "s", "s+", "b", "l", "h+" or "7b", as published; "t" for ViTs of 192 channels.
+        pretrained: What ``load_checkpoint`` takes (file, folder, name or address), or None for
+            random weights.
+        injectors: False for DINOv3's own adapter: the ViT, frozen, sees nothing of the prior, and
+            the adapter sees its tokens behind its last norm. True for ViT-Adapter's: the prior
+            flows into the ViT, which trains; cls and register tokens attend along.
+        **overrides: Keywords of ``ViTAdapter`` that replace the preset's, such as
+            ``frozen_vit=False``.
+
+    Raises:
+        TypeError: A keyword is unknown.
+        ValueError: There is no such size; a setting is out of range or disagrees with another.
+        CheckpointError: ``pretrained`` cannot be read or does not fit.
+    """
+    check_choice("size", size, tuple(DINOV3_PRESETS))
+    check_flags(injectors=injectors)
+    keywords = DINOV3_PRESETS[size].model_kwargs(injectors=bool(injectors))
+    return ViTAdapter(**{**keywords, "pretrained": pretrained, **overrides})
 
 
 def vit_adapter_s(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:
