@@ -12,6 +12,7 @@ from .model import ViTAdapter
 
 _log = logging.getLogger("vitadapter_fast")
 
+_TOKENS = ("pos_embed", "cls_token", "register_tokens")
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
@@ -23,10 +24,10 @@ def layer_of(name: str, depth: int) -> int:
         depth: ViT blocks.
 
     Returns:
-        0 for the patch embedding and the position table, n + 1 for block n, ``depth`` + 1 for the
-        adapter and all else.
+        0 for patch embedding, position table, cls and register tokens, n + 1 for block n,
+        ``depth`` + 1 for the adapter and all else.
     """
-    if name in ("pos_embed", "cls_token", "mask_token") or name.startswith("patch_embed."):
+    if name in (*_TOKENS, "mask_token") or name.startswith("patch_embed."):
         return 0
     block = _BLOCK.match(name)
     return int(block[1]) + 1 if block else depth + 1
@@ -43,7 +44,8 @@ def layer_decay_groups(
     """Sort trainable parameters into groups for an optimizer: the deeper in the ViT, the slower.
 
     A parameter of layer l (see ``layer_of``) learns at ``lr * layer_decay ** (depth + 1 - l)``;
-    what is outside the ViT at ``lr``. Vectors, biases and the position table have no weight decay.
+    what is outside the ViT at ``lr``. Vectors, biases, position table, cls and register tokens have
+    no weight decay.
 
     Args:
         model: A ViTAdapter, or a model with one inside; wrappers such as
@@ -84,7 +86,7 @@ def layer_decay_groups(
             continue
         local = name.removeprefix(prefix) if name.startswith(prefix) else None
         layer = depth + 1 if local is None else layer_of(local, depth)
-        is_decayed = parameter.dim() > 1 and not name.endswith(".bias") and local != "pos_embed"
+        is_decayed = parameter.dim() > 1 and not name.endswith(".bias") and local not in _TOKENS
         if (layer, is_decayed) not in groups:
             scale = layer_decay ** (depth + 1 - layer)
             groups[layer, is_decayed] = {

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from vitadapter_fast import ViTAdapter, vit_adapter_dinov3
 from vitadapter_fast.model import DINOV3_PRESETS
+from vitadapter_fast.model.grid import grids_of
+from vitadapter_fast.model.pyramid import feature_pyramid
 from vitadapter_fast.weights import load_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "dinov3"
@@ -142,20 +144,48 @@ def test_adapter_in_float32(run: str) -> None:
         assert worst(level, golden("adapter")[f"{run}/out{index}"]) < limit
 
 
-@pytest.mark.parametrize("has_norm", [False, True], ids=["raw", "normed"])
-def test_adapter_with_injectors(has_norm: bool) -> None:
-    file = golden("injectors")
-    model = with_adapter(injectors=True, final_norm=has_norm)
-    injectors = {name: tensor for name, tensor in file.items() if name.startswith("interactions.")}
-    assert not model.load_state_dict(injectors, strict=False).unexpected_keys
+@pytest.mark.parametrize("ffn", ["mlp", "swiglu"])
+def test_injectors_of_gamma_0_leave_the_tokens_alone(ffn: str) -> None:
+    model = tiny(ffn, injectors=True, final_norm=False)
+    run = f"{ffn}_exact/64x96"
     seen: list[Tensor] = []
     model.blocks[-1].register_forward_hook(lambda module, args, out: seen.append(prefix_first(out)))
     with torch.no_grad():
-        maps = model(file["image"])
-    run = "normed_64x96" if has_norm else "raw_64x96"
-    assert worst(seen[0], file[f"{run}/tokens_last"]) < 1e-10
-    for index, level in enumerate(maps, 1):
-        assert worst(level, file[f"{run}/out{index}"]) < 1e-10
+        model(golden("tokens")[f"{run}/image"])
+    assert worst(seen[0], golden("tokens")[f"{run}/block5"]) < 1e-10
+
+
+@pytest.mark.parametrize("final_norm", [False, True], ids=["raw", "normed"])
+def test_prefix_tokens_attend_and_nothing_beside_the_vit_sees_them(final_norm: bool) -> None:
+    """Written out with the prefix in front, as others have it."""
+    model = with_adapter(injectors=True, final_norm=final_norm)
+    with torch.no_grad():
+        for index, interaction in enumerate(model.interactions):
+            interaction.injector.gamma.copy_(torch.linspace(-1, 1, 48).roll(index))
+    image = golden("tokens")["mlp_exact/64x96/image"]
+    with torch.no_grad():
+        maps = model(image)
+        grids = grids_of(image)
+        patches = model.patch_embed(image, None)
+        prefix = torch.cat([model.cls_token, model.register_tokens], dim=1).expand(2, -1, -1)
+        at_4, *levels = model.spm(image)
+        c = torch.cat([a + b for a, b in zip(levels, model.level_embed, strict=True)], dim=1)
+        rope = model.rope(grids.vit_hw, image)
+        taps = []
+        for interaction, (first, last) in zip(
+            model.interactions, TINY["interaction_indexes"], strict=True
+        ):
+            patches = interaction.injector(patches, c, grids)
+            for index in range(first, last + 1):
+                both = torch.cat([patches, prefix], dim=1)
+                both = model.blocks[index](both, grids.vit_hw, rope)
+                patches, prefix = both[:, :24], both[:, 24:]
+            taps.append(model.norm(patches) if final_norm else patches)
+            for extractor in (interaction.extractor, *interaction.extra_extractors):
+                c = extractor(c, taps[-1], grids)
+        wanted = feature_pyramid(model, at_4, c, taps, grids)
+    for level, truth in zip(maps, wanted, strict=True):
+        assert worst(level, truth) < 1e-10
 
 
 # As published: of the adapter, and of the ViT with a mask token.

@@ -72,14 +72,6 @@ LAUNCHERS = [
         {"qkv_strides": (576, 48), "grad_out_strides": (192, 16)},
     ),
     Launcher(
-        ("rope_cpu",),
-        ("qkv", "tables"),
-        ("out",),
-        {"qkv_shape": [2, 14, 2, 8], "hw": (3, 4)},
-        {"dtype": 0, "is_inverse": False},
-        {"qkv_strides": (672, 48), "out_strides": (672, 48)},
-    ),
-    Launcher(
         ("batch_norm_forward_cpu", "batch_norm_backward_cpu"),
         ("tokens", "weight", "bias", "grad_out"),
         ("mean", "variance", "out", "grad_tokens", "grad_weight", "grad_bias"),
@@ -111,6 +103,14 @@ LAUNCHERS = [
     ),
     Launcher(("transpose_rows_cpu",), ("rows",), ("out",), {"shape": (14, 24)}, {}, {"stride": 24}),
     Launcher(("gelu_rows_cpu",), ("rows",), ("out", "grad"), {"count": 300}, {}),
+    Launcher(
+        ("rope_cpu",),
+        ("qkv", "tables"),
+        ("out",),
+        {"qkv_shape": [2, 14, 2, 8], "hw": (3, 4)},
+        {"dtype": 0, "is_inverse": False},
+        {"qkv_strides": (672, 48), "out_strides": (672, 48)},
+    ),
 ]
 
 INTEGERS = [
@@ -190,6 +190,8 @@ REFUSED: dict[str, tuple[int, dict[str, Any], str]] = {
     "norm": (5, {"shape": (3, 0)}, "there must be a channel"),
     "rows": (6, {"shape": (0, 2**31)}, "rows are too long"),
     "count": (7, {"count": -1}, "a size is negative"),
+    "grid": (8, {"hw": (3, 5)}, "the grid has more tokens than there are"),
+    "channels": (8, {"qkv_shape": [2, 14, 2, 6]}, "channels must divide by 4"),
 }
 
 

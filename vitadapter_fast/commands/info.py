@@ -12,8 +12,7 @@ import torch
 from ..checks import box_reason, boxes, check, check_box, facts, probes, table
 from ..costs import cost
 from ..images import MAX_BATCH
-from ..model import PRESETS
-from ..model.presets import vit_adapter
+from ..model.presets import MODELS, vit_adapter
 from ..ops._backends import NAMES
 from .options import add_size, whole_number
 
@@ -28,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     task.add_argument(
         "--cost",
-        choices=tuple(PRESETS),
+        choices=MODELS,
         help="print what a forward pass of this model costs in training, box by box, from shapes "
         "alone",
     )

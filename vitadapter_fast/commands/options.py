@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 
 from ..images import MAX_SIZE, MIN_SIZE
-from ..model.config import PRESETS
-from ..model.presets import vit_adapter
+from ..model.presets import MODELS, vit_adapter
 from ..model.vit_adapter import VIT_FEATURES, ViTAdapter
 
 
@@ -102,7 +101,7 @@ def add_model(parser: argparse.ArgumentParser, without_weights: str) -> None:
         parser: Of the command.
         without_weights: What the command does where the option is missing.
     """
-    parser.add_argument("--model", choices=tuple(PRESETS), default="s", help="default: s")
+    parser.add_argument("--model", choices=MODELS, default="s", help="default: s")
     parser.add_argument(
         "--weights",
         type=given_path,

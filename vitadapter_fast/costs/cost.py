@@ -141,7 +141,8 @@ def _calls(model: Any) -> Iterator[tuple[str, nn.Module, nn.Module]]:
     yield "patch_embed", model.patch_embed, model.pos_drop
     yield "spatial_prior", model.spm, model.spm
     for interaction in model.interactions:
-        yield "injectors", interaction.injector, interaction.injector
+        if interaction.injector is not None:
+            yield "injectors", interaction.injector, interaction.injector
         for extractor in (interaction.extractor, *interaction.extra_extractors):
             yield "extractors", extractor, extractor
     for block in model.blocks:

@@ -14,9 +14,9 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from ..model import PRESETS, ViTAdapter
+from ..model import ViTAdapter
 from ..model.norm import make_norm
-from ..model.presets import vit_adapter
+from ..model.presets import MODELS, vit_adapter
 from ._common import MODEL_KEYWORDS, check_keywords
 
 LEVELS = ("0", "1", "2", "3")
@@ -150,9 +150,9 @@ def _pyramid(
     fpn_norm: str,
 ) -> ViTAdapterFPN:
     if isinstance(backbone, str):
-        if backbone not in PRESETS:
+        if backbone not in MODELS:
             raise ValueError(
-                f"{who}: backbone must be one of {', '.join(PRESETS)} or a ViTAdapter, got "
+                f"{who}: backbone must be one of {', '.join(MODELS)} or a ViTAdapter, got "
                 f"{backbone!r}"
             )
         backbone = vit_adapter(backbone, pretrained)

@@ -8,6 +8,10 @@ from typing import Any
 from .config import DINOV3_PRESETS, PRESETS, check_choice, check_flags
 from .vit_adapter import ViTAdapter
 
+_DINOV3 = "dinov3-"
+# All published models by name, as commands and detectors take them.
+MODELS = (*PRESETS, *(_DINOV3 + size for size in DINOV3_PRESETS))
+
 
 def vit_adapter(
     size: str, pretrained: str | os.PathLike[str] | None = None, **overrides: Any
@@ -15,7 +19,8 @@ def vit_adapter(
     """Build a published model, in training mode, in float32 on the default device.
 
     Args:
-        size: "s", "b", "l" or "g".
+        size: "s", "b", "l" or "g", on DINOv2; or "dinov3-s" and so on, for which see
+            ``vit_adapter_dinov3``.
         pretrained: What ``load_checkpoint`` takes (file, folder, name or address), or None for
             random weights.
         **overrides: Keywords of ``ViTAdapter`` that replace the preset's.
@@ -25,7 +30,9 @@ def vit_adapter(
         ValueError: There is no such size; a setting is out of range or disagrees with another.
         CheckpointError: ``pretrained`` cannot be read or does not fit.
     """
-    check_choice("size", size, tuple(PRESETS))
+    check_choice("size", size, MODELS)
+    if size not in PRESETS:
+        return vit_adapter_dinov3(size.removeprefix(_DINOV3), pretrained, **overrides)
     return ViTAdapter(**{**PRESETS[size].model_kwargs(), "pretrained": pretrained, **overrides})
 
 

@@ -23,7 +23,7 @@ from ... import ops
 from ...errors import BackendUnavailable, CheckpointError, CommandError
 from ...files import make_folder, replacing
 from ...images import MAX_BATCH
-from ...model import ViTAdapter
+from ...model import PRESETS, ViTAdapter
 from ...ops import _backends
 from ...version import __version__
 from ...weights import load_checkpoint
@@ -53,7 +53,7 @@ from .picture import draw_features
 from .report import Totals, print_report, progress
 
 # Ops that the model calls, and the module of each.
-_OPS = {"patch_embed": "patch_embed", "ms_deform_attn_grid": "ms_deform_attn"}
+_OPS = {"patch_embed": "patch_embed", "rope": "rope", "ms_deform_attn_grid": "ms_deform_attn"}
 _log = logging.getLogger("vitadapter_fast")
 
 _DEFAULT_WEIGHTS = "dinov2_vits14"  # 88 MB
@@ -255,6 +255,9 @@ def _weights_of(args: argparse.Namespace) -> Path | None:
     """Return the weights that are asked for, else DINOv2's; None for random ones."""
     if args.weights is not None:
         return None if str(args.weights) == _RANDOM else Path(args.weights)
+    if args.model not in PRESETS:
+        _log.warning("weights are random: those of %s want --weights", args.model)
+        return None
     name = f"dinov2_vit{args.model}14"
     try:
         return unasked(name, may_download=name == _DEFAULT_WEIGHTS)
@@ -292,7 +295,10 @@ def _warm_up(model: ViTAdapter, image: Tensor) -> dict[str, str]:
         logger.setLevel(level)
         logger.removeHandler(skips)
     used = {}
+    unused = "rope" if model.rope is None else "patch_embed"
     for op, module in _OPS.items():
+        if op == unused:
+            continue
         modules = importlib.import_module(f"{ops.__name__}.{module}").BACKENDS
         names = [_backends.name_of(each) for each in modules]
         used[op] = wanted or next(name for name in names if (op, name) not in skips.seen)

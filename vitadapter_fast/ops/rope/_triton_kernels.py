@@ -32,7 +32,8 @@ def rope_kernel(qkv, tables, out, qkv_rows, out_rows, tokens, h, w,
     from_row = qkv + (image * qkv_rows + token)[:, None] * QKV_ROW + at
     to_row = out + (image * out_rows + token)[:, None] * OUT_ROW + at
     y = token // w
-    is_rotated = is_pair & (y < h)[:, None] & (head < ROTATED)
+    # Triton's interpreter cannot combine a scalar condition with a mask.
+    is_rotated = is_pair & (y < tl.where(head < ROTATED, h, 0))[:, None]
 
     first = tl.load(from_row, mask=is_pair, other=0.0).to(COMPUTE)
     second = tl.load(from_row + HALF, mask=is_pair, other=0.0).to(COMPUTE)
