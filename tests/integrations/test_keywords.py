@@ -23,7 +23,10 @@ KEYWORDS_ARE_DATA = {
     "vitadapter_fast.native.extension.launch",  # or the launcher's own, which refuses others
 }
 # Python would miss these first.
-REQUIRED = {"vitadapter_fast.model.presets.vit_adapter": {"size": "s"}}
+REQUIRED = {
+    f"vitadapter_fast.model.presets.{name}": {"size": "s"}
+    for name in ("vit_adapter", "vit_adapter_dinov3")
+}
 
 
 def public_modules() -> Iterator[ModuleType]:

@@ -53,7 +53,7 @@ from .picture import draw_features
 from .report import Totals, print_report, progress
 
 # Ops that the model calls, and the module of each.
-_OPS = {"patch_embed": "patch_embed", "rope": "rope", "ms_deform_attn_grid": "ms_deform_attn"}
+_OPS = {"patch_embed": "patch_embed", "ms_deform_attn_grid": "ms_deform_attn"}
 _log = logging.getLogger("vitadapter_fast")
 
 _DEFAULT_WEIGHTS = "dinov2_vits14"  # 88 MB
@@ -295,10 +295,9 @@ def _warm_up(model: ViTAdapter, image: Tensor) -> dict[str, str]:
         logger.setLevel(level)
         logger.removeHandler(skips)
     used = {}
-    unused = "rope" if model.rope is None else "patch_embed"
     for op, module in _OPS.items():
-        if op == unused:
-            continue
+        if op == "patch_embed" and model.pos_embed is None:
+            continue  # it adds the positions of a table
         modules = importlib.import_module(f"{ops.__name__}.{module}").BACKENDS
         names = [_backends.name_of(each) for each in modules]
         used[op] = wanted or next(name for name in names if (op, name) not in skips.seen)
