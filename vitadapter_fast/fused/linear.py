@@ -199,7 +199,8 @@ class _NormLinear(torch.autograd.Function):
         rows = normalized.reshape(-1, x.shape[-1]).to(form.dtype)
         ctx.set_materialize_grads(False)
         out = gemm.linear(rows, weight, bias, is_onednn=form.has_onednn)
-        return out.view(*x.shape[:-1], weight.shape[0]), x
+        # As torch's own products: not a view of what nobody else has, so it may be overwritten.
+        return torch.ops.aten._unsafe_view(out, (*x.shape[:-1], weight.shape[0])), x
 
     @staticmethod
     @once_differentiable
