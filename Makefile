@@ -31,7 +31,7 @@ fuzz:  ## 22,000 random and hostile calls, 500 touched models, then the checkpoi
 	VITADAPTER_FUZZ=6 $(RANDOM_CALLS) -k "not cuda and not triton"
 	VITADAPTER_FUZZ=5 $(PYTHON) -m pytest -q tests/fused/test_touched.py -k several
 	VITADAPTER_FUZZ=25 $(HOSTILE_CALLS) -k "not cuda and not triton"
-	VITADAPTER_FUZZ=2 $(RANDOM_CALLS) tests/ops/test_hostile_calls.py -k "cuda or triton"
+	VITADAPTER_FUZZ=5 $(RANDOM_CALLS) tests/ops/test_hostile_calls.py -k "cuda or triton"
 	mkdir -p build/fuzz
 	cd build/fuzz && $(PYTHON) ../../tests/fuzz/checkpoint.py -max_total_time=$(FUZZ_SECONDS)
 	cd build/fuzz && $(PYTHON) ../../tests/fuzz/bindings.py -max_total_time=$(FUZZ_SECONDS)

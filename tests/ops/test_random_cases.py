@@ -182,35 +182,35 @@ def test_rope(case: RopeCase, ways: list[str], dtype: torch.dtype) -> None:
 
 
 @interpreted
-@calls(10)
+@calls(4)
 @given(case=rope_cases, ways=layouts, dtype=DTYPES)
 def test_rope_in_triton(case: RopeCase, ways: list[str], dtype: torch.dtype) -> None:
     check_rope(case, dtype, "triton", change=lay_out(ways))
 
 
 @interpreted
-@calls(10)
+@calls(4)
 @given(**attention)
 def test_attention_in_triton(case: AttnCase, ways: list[str], **how: Any) -> None:
     check_attention(make_inputs(case, **how).map(lay_out(ways)), "triton")
 
 
 @interpreted
-@calls(10)
+@calls(4)
 @given(**patches)
 def test_patch_embed_in_triton(case: PatchCase, mode: str, ways: list[str], **how: Any) -> None:
     check_patch_embed(make_patch_inputs(case, mode, **how).map(lay_out(ways)), "triton")
 
 
 @interpreted
-@calls(10)
+@calls(4)
 @given(**convolutions)
 def test_convolution_in_triton(case: ConvCase, ways: list[str], **how: Any) -> None:
     check_convolution(make_conv_inputs(case, **how).map(lay_out(ways)), "triton")
 
 
 @interpreted
-@calls(10)
+@calls(4)
 @given(**windows)
 def test_windows_in_triton(case: WindowCase, ways: list[str], **how: Any) -> None:
     check_windows(case, backend="triton", change=lay_out(ways), **how)

@@ -26,7 +26,7 @@ def test_random_calls_are_clean_under_address_and_undefined_behavior_sanitizers(
     run_sanitized(
         ["test_random_cases", "test_hostile_calls", "test_bindings"],
         "not triton and not reference",
-        VITADAPTER_FUZZ=os.environ.get("VITADAPTER_FUZZ", "0.05"),
+        VITADAPTER_FUZZ=os.environ.get("VITADAPTER_FUZZ", "0.03"),
     )
 
 
