@@ -73,6 +73,40 @@ PRESETS = {
 }
 
 
+@dataclass(frozen=True)
+class DINOv3Preset:
+    """The ViT of one published DINOv3 model.
+
+    Attributes:
+        embed_dim: Channels of a token.
+        depth: Blocks.
+        num_heads: Heads of its attention.
+        ffn: Its feed-forward.
+        mlp_ratio: Hidden channels of that, as a multiple of ``embed_dim``.
+        qkv_bias: Whether the query, key and value projection has a bias.
+
+    Source: Simeoni et al. 2025, arXiv:2508.10104; "t" is of other models of this form.
+    """
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    ffn: str = "mlp"
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+
+
+DINOV3_PRESETS = {
+    "t": DINOv3Preset(192, 12, 3),
+    "s": DINOv3Preset(384, 12, 6),
+    "s+": DINOv3Preset(384, 12, 6, "swiglu", 6.0),
+    "b": DINOv3Preset(768, 12, 12),
+    "l": DINOv3Preset(1024, 24, 16),
+    "h+": DINOv3Preset(1280, 32, 20, "swiglu", 6.0),
+    "7b": DINOv3Preset(4096, 40, 32, "swiglu", 3.0, qkv_bias=False),
+}
+
+
 def check_counts(**counts: int) -> None:
     """Raise TypeError or ValueError unless every value is a positive integer."""
     for name, count in counts.items():

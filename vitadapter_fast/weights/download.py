@@ -21,9 +21,10 @@ from ..errors import CheckpointError
 from ..files import replacing
 from ..model.config import PRESETS
 from .files import listing, read_file
-from .formats import official_problems, recognize, vit_size
+from .formats import official_problems, recognize
 from .read import home_expanded, read_checkpoint
 from .shards import is_part_of_several
+from .size import vit_size
 
 DEFAULT_URL = "https://dl.fbaipublicfiles.com/dinov2"
 URL_VARIABLE = "VITADAPTER_DINOV2_URL"
