@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model with DINOv3's trunk leaves under the names of DINOv3's own adapter, and comes back."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,12 @@ def test_heads_of_a_published_size_are_known() -> None:
     tensors = to_dinov3(model.state_dict())
     of_trunk = {n: list(tensor.shape) for n, tensor in tensors.items() if n.startswith("backbone.")}
     assert of_trunk == names
+
+
+def test_license_of_the_weights_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "vitadapter_fast"):
+        to_dinov3(dinov3_model().state_dict(), num_heads=2)
+    assert ["DINOv3 License" in message for message in caplog.messages] == [True]
 
 
 @pytest.mark.parametrize("heads", [None, 5, 24, 0, -2])

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""A model and a checkpoint in any DINOv2 format in, the loaded model out; all fits or none is."""
+"""A model and a checkpoint in any known format in, the loaded model out; all fits or none is."""
 
 import logging
 import os
@@ -65,19 +65,23 @@ def load_checkpoint(
     """Copy a checkpoint into a ViTAdapter; every name and shape must fit, or nothing is copied.
 
     A DINOv2 file (official, Hugging Face, timm, converted to patch 16) fills the ViT and leaves the
-    adapter as it is. Its patch kernel is resized to the model's patch size, and three input
-    channels become one by summing, or more by repeating them in turn, scaled by 3 / channels. A
-    checkpoint trained with ViT-Adapter must fill the whole model, as it is; one of a segmentor of
-    the original wants ``vit_features="stages"``, one of a detector ``"last"``.
+    adapter as it is; its registers stay where the model has some. Its patch kernel is resized to
+    the model's patch size, and three input channels become one by summing, or more by repeating
+    them in turn, scaled by 3 / channels. A checkpoint trained with ViT-Adapter must fill the whole
+    model, as it is; one of a segmentor of the original wants ``vit_features="stages"``, one of a
+    detector ``"last"``.
 
-    So does a DINOv3 file (official, Hugging Face, timm): its bias of queries, keys and values is
-    taken times its mask, and is zero where the file has none; its periods must be those of DINOv3.
-    Of DINOv3's own adapter, the whole or the adapter without its ViT is loaded.
+    A DINOv3 file (official, Hugging Face, timm) fills the ViT too: its bias of queries, keys and
+    values is taken times its mask, and is zero where the file has none; its periods must be those
+    of DINOv3. A file of DINOv3's own adapter must fill the whole model; one that has no ViT, as its
+    segmentors are published, fills the adapter and leaves the ViT as it is.
 
     Args:
         model: A ViTAdapter; its tensors may have any floating dtype and be on any device.
         path: The checkpoint, see ``read_checkpoint``; or what is downloaded once into torch.hub's
-            folder of checkpoints: a name such as ``dinov2_vits14_reg``, or an http(s) address.
+            folder of checkpoints: a name such as ``dinov2_vits14_reg``, or an http(s) address; or
+            into the cache of huggingface_hub: a name such as ``dinov3_vits16`` or
+            ``timm/vit_small_patch16_dinov3.lvd1689m``.
         patch_method: How to resize the patch kernel; see ``resample_patch_kernel``.
         prefer: Which of several sets of weights to take; see ``read_checkpoint``.
 
