@@ -4,8 +4,9 @@
 
 import gzip
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
 from checkpoint_cases import DATA
@@ -13,6 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vitadapter_fast import ViTAdapter
+from vitadapter_fast.model.config import DINOV3_PRESETS
+
+T = TypeVar("T")
 
 GOLDEN = DATA / "golden" / "dinov3"
 # By format and model, such as official_vits16.
@@ -44,6 +48,26 @@ def dinov3_model(**overrides: Any) -> ViTAdapter:
     return ViTAdapter(**{**DINOV3_TINY, **overrides})
 
 
+@cache
+def on_meta(size: str) -> ViTAdapter:
+    """A model of a published size, or of "l+", without values."""
+    preset = DINOV3_PRESETS["l" if size == "l+" else size]
+    stage = preset.depth // 4
+    other = FFNS["swiglu"] if size == "l+" else {}
+    settings = {
+        "embed_dim": preset.embed_dim,
+        "depth": preset.depth,
+        "num_heads": preset.num_heads,
+        "ffn": preset.ffn,
+        "mlp_ratio": preset.mlp_ratio,
+        "qkv_bias": preset.qkv_bias,
+        "deform_num_heads": 16,
+        "interaction_indexes": [[stage * i, stage * (i + 1) - 1] for i in range(4)],
+    }
+    with torch.device("meta"):
+        return dinov3_model(**{**settings, **other})
+
+
 def golden(format: str, ffn: str = "mlp") -> dict[str, Tensor]:
     """The tiny ViT's weights in the names of a format; one of its files is official for each."""
     if format == "official" and ffn == "mlp":
@@ -56,7 +80,7 @@ def golden_adapter() -> dict[str, Tensor]:
     return load_file(GOLDEN / "dinov3_adapter_tiny_weights.safetensors")
 
 
-def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: Mapping[str, T]) -> dict[str, T]:
     """The tensors with a prefix before each name."""
     return {prefix + name: tensor for name, tensor in tensors.items()}
 

@@ -3,7 +3,6 @@
 """DINOv3 files of every naming, size and wrapping load to the same model."""
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,14 @@ from dinov3_cases import (
     expected,
     golden,
     golden_adapter,
+    on_meta,
     under,
     whole_adapter,
 )
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vitadapter_fast import CheckpointError, ViTAdapter
-from vitadapter_fast.model.config import DINOV3_PRESETS
+from vitadapter_fast import CheckpointError
 from vitadapter_fast.weights import convert_14to16, load_checkpoint
 from vitadapter_fast.weights.formats import recognize
 from vitadapter_fast.weights.load import fit
@@ -62,40 +61,17 @@ def test_report_tells_format_dropped_and_periods(file: str, format: str) -> None
     assert (report.rope_periods, report.resized) == ("bfloat16", None)
 
 
-# Models of the hub's code and of others that no preset builds.
-OTHER_SIZES = {"vitl16plus": ("l", {"ffn": "swiglu", "mlp_ratio": 6.0})}
+# Size -> names of its models; "l+" is in the hub's code alone.
 SIZES = {
     "s": ("vits16", "vit_small_patch16"),
     "s+": ("vits16plus", "vit_small_plus_patch16"),
     "b": ("vitb16", "vit_base_patch16"),
     "l": ("vitl16", "vitl16_sat", "vit_large_patch16"),
+    "l+": ("vitl16plus",),
     "h+": ("vith16plus", "vit_huge_plus_patch16"),
     "7b": ("vit7b16", "vit_7b_patch16"),
     "t": ("vit_tiny_patch16",),
 }
-
-
-@cache
-def on_meta(name: str) -> ViTAdapter:
-    """A model of a published size, without values."""
-    size, overrides = OTHER_SIZES.get(name) or next(
-        (size, {}) for size, names in SIZES.items() if name.split("_dinov3")[0] in names
-    )
-    preset = DINOV3_PRESETS[size]
-    stage = preset.depth // 4
-    settings = {
-        "embed_dim": preset.embed_dim,
-        "depth": preset.depth,
-        "num_heads": preset.num_heads,
-        "ffn": preset.ffn,
-        "mlp_ratio": preset.mlp_ratio,
-        "qkv_bias": preset.qkv_bias,
-        "deform_num_heads": 16,
-        "deform_ratio": 0.5,
-        "interaction_indexes": [[stage * i, stage * (i + 1) - 1] for i in range(4)],
-    }
-    with torch.device("meta"):
-        return dinov3_model(**{**settings, **overrides})
 
 
 @pytest.mark.parametrize("name", sorted(DINOV3_KEYS))
@@ -104,7 +80,8 @@ def test_published_file_of_every_size_fits_a_model_of_that_size(name: str) -> No
     tensors = {key: torch.empty(shape, device="meta") for key, shape in DINOV3_KEYS[name].items()}
     recognized = recognize(tensors, name)
     assert (recognized.format, recognized.is_dinov3) == (format, True)
-    model = on_meta(model_name)
+    stem = model_name.split("_dinov3")[0]
+    model = on_meta(next(size for size, names in SIZES.items() if stem in names))
     fitted = fit(recognized, model, Path(name), "bilinear")
     state = model.state_dict()
     shapes = {key: tuple(tensor.shape) for key, tensor in fitted.tensors.items()}
@@ -195,6 +172,12 @@ def test_whole_adapter_wants_the_final_norm_and_no_injectors(tmp_path: Path) -> 
         load_checkpoint(dinov3_model(final_norm=False, injectors=True), path)
     assert "build the model with final_norm=True" in str(caught.value)
     assert "build the model with injectors=False" in str(caught.value)
+
+
+def test_what_lies_beside_an_adapter_under_its_names_is_reported(tmp_path: Path) -> None:
+    content = under("a.", whole_adapter()) | {"up.bias": torch.ones(48)}
+    report = load_checkpoint(dinov3_model(), saved(content, tmp_path / "adapter.pth"))
+    assert "up.bias" in report.dropped
 
 
 def test_segmentor_without_a_vit_fills_the_adapter_alone(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def to_dinov3(
 
     Args:
         state_dict: Of a ``ViTAdapter`` with ``trunk="dinov3"``, ``injectors=False`` and
-            ``final_norm=True``; floating, on any device.
+            ``final_norm=True``; floating, on any device, also meta.
         num_heads: Of the ViT's attention, for its rotary periods; None for those of the published
             model of this size.
 
@@ -98,7 +98,7 @@ def _official(name: str, tensor: Tensor) -> dict[str, Tensor]:
     if name.endswith(BIAS):
         mask = torch.ones_like(tensor)
         # Officially keys have no bias; trained here they may have got one.
-        if not tensor.view(3, -1)[1].any():
+        if tensor.is_meta or not tensor.view(3, -1)[1].any():
             mask.view(3, -1)[1] = 0
         return {name: tensor, name.removesuffix(BIAS) + BIAS_MASK: mask}
     return {name.replace("gamma1", "ls1.gamma").replace("gamma2", "ls2.gamma"): tensor}

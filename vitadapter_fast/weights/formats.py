@@ -118,7 +118,7 @@ def recognize(tensors: Mapping[str, Tensor], source: str) -> Recognized:
         is_dinov3 = kernel == DINOV3_KERNEL
         vit = Recognized("hf", from_hugging_face(backbone, is_dinov3=is_dinov3), ignored, is_dinov3)
     elif "level_embed" in backbone or any(name.startswith("spm.") for name in backbone):
-        return Recognized("upstream", dict(backbone), ignored, "pos_embed" not in backbone)
+        return Recognized("upstream", dict(backbone), ignored, _has_own_names_of_dinov3(backbone))
     else:
         vit = _recognize_vit(backbone, ignored)
     return _with_adapter(vit, tensors, prefix) if vit.is_dinov3 else vit
@@ -134,11 +134,16 @@ def _recognize_vit(backbone: Mapping[str, Tensor], ignored: tuple[str, ...]) -> 
     if dinov3 == "timm":
         return Recognized(dinov3, from_timm(backbone), ignored, is_dinov3=True)
     if any(name.endswith((".gamma1", ".gamma2")) for name in backbone):
-        is_dinov3 = "pos_embed" not in backbone and "cls_token" in backbone
+        is_dinov3 = _has_own_names_of_dinov3(backbone)
         return Recognized("converted", _with_joined_swiglu(backbone), ignored, is_dinov3)
     if "mask_token" in backbone or "register_tokens" in backbone:
         return Recognized("official", _with_joined_swiglu(backbone), ignored)
     return Recognized("timm", _with_joined_swiglu(_from_timm(backbone)), ignored)
+
+
+def _has_own_names_of_dinov3(backbone: Collection[str]) -> bool:
+    """Return whether names that are ViTAdapter's have no table, and are not just without theirs."""
+    return "pos_embed" not in backbone and "cls_token" in backbone
 
 
 def _with_adapter(vit: Recognized, tensors: Mapping[str, Tensor], prefix: str) -> Recognized:
@@ -151,7 +156,8 @@ def _with_adapter(vit: Recognized, tensors: Mapping[str, Tensor], prefix: str) -
         for name, tensor in tensors.items()
         if name.startswith(outer) and name.removeprefix(outer).startswith(ADAPTER_PREFIXES)
     }
-    ignored = tuple(name for name in vit.ignored if name.removeprefix(outer) not in adapter)
+    of_adapter = {outer + name for name in adapter}
+    ignored = tuple(name for name in vit.ignored if name not in of_adapter)
     return Recognized("dinov3_adapter", {**adapter, **vit.tensors}, ignored, is_dinov3=True)
 
 
