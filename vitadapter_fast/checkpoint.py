@@ -9,6 +9,7 @@ from .weights import (
     load_checkpoint,
     read_checkpoint,
     resample_patch_kernel,
+    to_dinov3,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "load_checkpoint",
     "read_checkpoint",
     "resample_patch_kernel",
+    "to_dinov3",
 ]

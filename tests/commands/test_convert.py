@@ -210,7 +210,7 @@ def bad_pth(path: Path, kind: str) -> Path:
 BAD = {
     "truncated": "truncated",
     "empty": "the file is empty",
-    "foreign": "not a DINOv2 or ViT-Adapter checkpoint",
+    "foreign": "not a DINOv2, DINOv3 or ViT-Adapter checkpoint",
     "payload": "can run code",
     "wrong_size": r"blocks\.1\.attn\.proj\.weight \(3, 3\) for \(32, 32\)",
     "part_of_a_vit": r"not a DINOv2 checkpoint: missing: blocks\.0\.attn\.qkv\.weight",

@@ -48,6 +48,12 @@ def with_hidden(hidden: int, *, is_swiglu: bool = False) -> Tensors:
     return tensors
 
 
+def dinov3() -> Tensors:
+    """An official DINOv3 ViT of the tiny model's size, of which no mask is left."""
+    tensors = without("pos_embed", official(patch=16))
+    return tensors | {"storage_tokens": torch.ones(1, 4, 32)}
+
+
 # What a file is -> (its content, the settings of a model that does not take it).
 CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "other position table": (
@@ -71,6 +77,17 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         {},
     ),
     "layer scale": (official, {"layer_scale": False}),
+    "other registers": (
+        lambda: official() | {"register_tokens": torch.ones(1, 8, 32)},
+        {"num_register_tokens": 4},
+    ),
+    "no registers": (official, {"num_register_tokens": 4}),
+    "no final norm": (
+        lambda: {n: tensor for n, tensor in official().items() if not n.startswith("norm.")},
+        {"final_norm": True},
+    ),
+    "DINOv3": (dinov3, {}),
+    "DINOv2": (official, {"trunk": "dinov3"}),
     "no layer scale": (lambda: without(".gamma", official()), {}),
     "qkv bias": (official, {"qkv_bias": False}),
     "no qkv bias": (lambda: without("qkv.bias", official()), {}),
@@ -85,6 +102,14 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "trained without extra extractors": (lambda: trained(use_extra_extractor=False), {}),
     "trained with batch norms": (trained, {"norm": "GN"}),
     "trained with group norms": (lambda: trained(norm="GN"), {}),
+    "trained without injectors": (lambda: trained(injectors=False), {}),
+    "trained with injectors": (trained, {"injectors": False}),
+    "trained with registers": (
+        lambda: trained(num_register_tokens=4),
+        {"window_attn": True, "window_size": 3},
+    ),
+    "trained without registers": (trained, {"num_register_tokens": 4}),
+    "trained with the final norm": (lambda: trained(final_norm=True), {}),
     "trained at another size": (lambda: trained(pretrain_size=96, img_size=96), {}),
     "trained for segmentation": (lambda: in_detector(trained(), "decode_head"), {}),
     "trained for segmentation with an auxiliary head": (
@@ -128,7 +153,6 @@ UNTOLD = {
     "drop_rate",
     "attn_drop_rate",
     "drop_path_rate",
-    "window_attn",
     "window_size",
     "with_cp",
     "pretrained",
@@ -136,6 +160,7 @@ UNTOLD = {
     "frozen_vit",
     "channels_last",
     "patch_size",
+    "rope_periods",
 }
 # Told by sizes and numbers of stages; to build one of another size takes a preset.
 TOLD_IN_WORDS = {"embed_dim", "depth", "interaction_indexes"}
@@ -207,8 +232,7 @@ def test_model_that_holds_the_adapter_is_told_to_pass_it_itself(tmp_path: Path) 
 
 
 def test_dinov3_is_told(tmp_path: Path) -> None:
-    tensors = without("pos_embed", official(patch=16))
-    tensors |= {"storage_tokens": torch.ones(1, 4, 32), "rope_embed.periods": torch.ones(4)}
+    tensors = dinov3() | {"rope_embed.periods": torch.ones(4)}
     with pytest.raises(CheckpointError, match="the file is a DINOv3 ViT"):
         load_checkpoint(tiny_model(), saved(tensors, tmp_path / "v3.pth"))
 

@@ -336,7 +336,7 @@ def test_hugging_face_file_with_two_swiglu_namings_is_refused(tmp_path: Path) ->
 
 def test_file_of_another_network_is_refused(tmp_path: Path) -> None:
     message = refusal({"layer1.0.conv1.weight": torch.ones(1)}, tmp_path)
-    assert "not a DINOv2 or ViT-Adapter checkpoint" in message
+    assert "not a DINOv2, DINOv3 or ViT-Adapter checkpoint" in message
     assert "layer1.0.conv1.weight" in message
 
 

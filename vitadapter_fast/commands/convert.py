@@ -14,6 +14,7 @@ from ..errors import CheckpointError
 from ..weights import PatchMethod, convert_14to16
 from ..weights.download import OfficialModel, download, is_address, official_model
 from ..weights.files import write_checkpoint
+from ..weights.hub import repository
 from ..weights.read import files_of, read_checkpoint
 from .options import given_name, given_path
 from .termination import output_failed, tidy_termination
@@ -107,6 +108,11 @@ def _convert_all(
                     raise CheckpointError(
                         f"{path}: an address; download the file and give its path, or give the "
                         "address to load_checkpoint, which converts as well"
+                    )
+                if repository(str(path)) and not os.path.exists(path):
+                    raise CheckpointError(
+                        f"{path}: a DINOv3 ViT, which has patch size 16 already; give the name to "
+                        "load_checkpoint"
                     )
                 path = files_of(path)[0]
                 target = _target(path, out)

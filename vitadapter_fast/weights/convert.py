@@ -9,8 +9,10 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .files import listing
-from .formats import PATCH_KERNEL, find_heads, official_problems, recognize, rename_layer_scale
+from .formats import find_heads, official_problems, recognize, rename_layer_scale
+from .joined import whole
 from .patch_kernel import PatchMethod, check_method, resample_patch_kernel
+from .size import PATCH_KERNEL
 
 _log = logging.getLogger("vitadapter_fast")
 
@@ -30,14 +32,19 @@ def convert_14to16(
         and ``gamma2``, and the patch kernel at size 16.
 
     Raises:
-        CheckpointError: The tensors are not a whole DINOv2 ViT with patch size 14.
+        CheckpointError: The tensors are not a whole DINOv2 ViT with patch size 14; those of DINOv3
+            need no conversion.
         ValueError: The method is unknown.
     """
     check_method(method)
     recognized = recognize(tensors, source)
-    if recognized.format == "upstream":
+    if recognized.format in ("upstream", "dinov3_adapter", "adapter"):
         raise CheckpointError(
             f"{source}: a trained ViT-Adapter checkpoint, which needs no conversion"
+        )
+    if recognized.is_dinov3:
+        raise CheckpointError(
+            f"{source}: a DINOv3 ViT, which has patch size 16 already and loads as it is"
         )
     official = recognized.tensors
     if recognized.format == "converted":
@@ -59,6 +66,10 @@ def convert_14to16(
     ignored = heads + recognized.ignored
     if ignored:
         _log.info("%s: left out, not of the ViT: %s", source, listing(ignored))
-    converted = {name: tensor for name, tensor in official.items() if "mask_token" not in name}
+    converted = {
+        name: whole(tensor)
+        for name, tensor in rename_layer_scale(official).items()
+        if "mask_token" not in name
+    }
     converted[PATCH_KERNEL] = resample_patch_kernel(converted[PATCH_KERNEL], 16, method)
-    return rename_layer_scale(converted)
+    return converted

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""The name of a DINOv2 model, or an address, in; the path of the file out, downloaded once."""
+"""The name of a model, or an address, in; the path of the file out, downloaded once."""
 
 import hashlib
 import http.client
@@ -21,9 +21,11 @@ from ..errors import CheckpointError
 from ..files import replacing
 from ..model.config import PRESETS
 from .files import listing, read_file
-from .formats import official_problems, recognize, vit_size
+from .formats import official_problems, recognize
+from .hub import fetched, refuse_unknown, refuse_unsigned, repository
 from .read import home_expanded, read_checkpoint
 from .shards import is_part_of_several
+from .size import vit_size
 
 DEFAULT_URL = "https://dl.fbaipublicfiles.com/dinov2"
 URL_VARIABLE = "VITADAPTER_DINOV2_URL"
@@ -135,7 +137,8 @@ def located(path: str | bytes | os.PathLike[str]) -> Path:
     Args:
         path: A file or folder, also with ``~``; a name as for ``official_model``, unless there is a
             file of that name; or an http(s) address. The last two go to torch.hub's folder of
-            checkpoints, ``torch.hub.get_dir()/checkpoints``.
+            checkpoints, ``torch.hub.get_dir()/checkpoints``. Or a name as for ``repository``, whose
+            files go to the cache of huggingface_hub.
 
     Raises:
         CheckpointError: The server cannot be reached, or what it sent is not a checkpoint; or the
@@ -147,6 +150,9 @@ def located(path: str | bytes | os.PathLike[str]) -> Path:
     address = _ADDRESS.fullmatch(text)
     if address is not None:
         return _download_address(f"{address[1].lower()}://{address[2]}", address[1].lower())
+    if repository(text) is not None:
+        return fetched(text)
+    refuse_unknown(text)
     model = official_model(text)
     if model is None and text.startswith("dinov2_vit") and not Path(text).suffix:
         raise CheckpointError(
@@ -196,6 +202,7 @@ def _download_address(url: str, scheme: str) -> Path:
         name = Path(unquote(urlsplit(url).path)).name
     except ValueError as error:
         raise CheckpointError(f"{url}: not an address: {error}") from error
+    refuse_unsigned(url)
     if is_part_of_several(name):
         raise CheckpointError(
             f"{url}: one of several files that hold a checkpoint together; download the folder and "

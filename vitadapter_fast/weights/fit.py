@@ -12,18 +12,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import CheckpointError
+from .dinov3 import Settled
 from .files import listing
-from .formats import (
-    ADAPTER_PREFIXES,
-    PATCH_KERNEL,
-    Recognized,
-    ViTSize,
-    vit_size,
-    without_wrappers,
-)
+from .formats import ADAPTER_PREFIXES, Recognized, without_wrappers
+from .joined import Weight
+from .size import PATCH_KERNEL, ViTSize, vit_size
 
 # Parts of the detectors and segmentors that the original is trained in, under OpenMMLab's names.
 _SEGMENTOR = frozenset({"decode_head", "auxiliary_head"})
@@ -31,35 +27,36 @@ _DETECTOR = frozenset(
     {"neck", "rpn_head", "roi_head", "bbox_head", "mask_head", "panoptic_head", "query_head"}
 )
 _FIRST = "interactions.0."
-_VALUES = _FIRST + "injector.attn.value_proj.weight"
-_POINTS = _FIRST + "injector.attn.attention_weights.weight"
+_VALUES = _FIRST + "extractor.attn.value_proj.weight"
+_POINTS = _FIRST + "extractor.attn.attention_weights.weight"
 _CFFN = _FIRST + "extractor.ffn.fc1.weight"
 _EXTRA = ".extra_extractors."
 _UNKNOWN_FFN = re.compile(r"blocks\.0\.mlp\.(?!(fc1|fc2|w12|w3)\.(weight|bias)$).+")
-# Levels of the maps that an injector samples, and points on each in all published configs.
-_LEVELS, _NUM_POINTS = 3, 4
+# That an extractor samples for each head, in all published configs.
+_NUM_POINTS = 4
 
 
-def check_fit(
-    tensors: Mapping[str, Tensor], model: nn.Module, recognized: Recognized, path: Path
-) -> None:
+def check_fit(settled: Settled, model: nn.Module, recognized: Recognized, path: Path) -> None:
     """Raise CheckpointError unless every tensor has its place in the model and means the same.
 
     Args:
-        tensors: Under ViTAdapter's names.
+        settled: Tensors under ViTAdapter's names, and what else is wrong with them.
         model: A ViTAdapter.
         recognized: What the tensors are of.
         path: Their file, for messages.
     """
     state = without_wrappers(model.state_dict())
+    tensors = settled.tensors
 
     def is_optional(name: str) -> bool:
-        if recognized.format == "upstream":
+        is_of_adapter = name.startswith(ADAPTER_PREFIXES)
+        if recognized.format in ("upstream", "dinov3_adapter", "adapter"):
             # torch counts batches since 0.4.1; nothing here reads the count.
-            return name.endswith(".num_batches_tracked")
-        return name.startswith(ADAPTER_PREFIXES)
+            is_without_vit = recognized.format == "adapter" and not is_of_adapter
+            return is_without_vit or name.endswith(".num_batches_tracked")
+        return is_of_adapter
 
-    def as_text(tensor: Tensor) -> str:
+    def as_text(tensor: Weight) -> str:
         kind = "" if tensor.is_floating_point() else f" {tensor.dtype}".replace("torch.", "")
         return f"{tuple(tensor.shape)}{kind}"
 
@@ -74,13 +71,14 @@ def check_fit(
             or tensor.is_floating_point() != state[name].is_floating_point()
         )
     ]
-    causes = _other_variant(recognized, model)
-    if not (missing or unexpected or misshaped or causes):
+    causes = _other_variant(recognized, model) + _other_heads(settled, model)
+    if not (missing or unexpected or misshaped or causes or settled.problems):
         return
     if missing or unexpected or misshaped:
-        causes = _likely_causes(tensors, state) + causes
+        causes = _likely_causes(tensors, state, recognized, model) + causes
     lines = [f"{path}: this {recognized.format} checkpoint does not fit; nothing was loaded"]
     lines += [f"  likely cause: {cause}" for cause in causes]
+    lines += [f"  {problem}" for problem in settled.problems]
     groups = {"missing": missing, "unexpected": unexpected, "wrong shape": misshaped}
     lines += [
         f"  {kind} ({len(names)}): {listing(names)}" for kind, names in groups.items() if names
@@ -115,26 +113,55 @@ def _other_variant(recognized: Recognized, model: nn.Module) -> list[str]:
     ]
 
 
-def _likely_causes(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    file, model = vit_size(tensors), vit_size(state)
-    if model is None:
-        return [f"the model has no {PATCH_KERNEL}; pass the ViTAdapter itself, not what holds it"]
-    if any(name.startswith(("rope_embed.", "storage_tokens")) for name in tensors):
-        return ["the file is a DINOv3 ViT, whose rotary positions the model does not have"]
-    if file is None:
+def _other_heads(settled: Settled, model: nn.Module) -> list[str]:
+    """Tell if the ViT has other heads than the model's; of the weights none shows it."""
+    channels = getattr(getattr(model, "rope", None), "head_channels", None)
+    kernel = settled.tensors.get(PATCH_KERNEL)
+    dim = getattr(model, "embed_dim", None)
+    if settled.head_channels is None or channels is None or kernel is None:
         return []
-    if (file.embed_dim, file.depth) != (model.embed_dim, model.depth):
-        builder = f"; build the model with {file.builder}()" if file.builder else ""
-        return [f"the file is a DINOv2 {file}; the model is a {model}{builder}"]
+    if settled.head_channels == channels or kernel.dim() == 0 or kernel.shape[0] != dim:
+        return []
+    heads, rest = divmod(kernel.shape[0], settled.head_channels)
     return [
-        *_causes_in_vit(tensors, state, file, model),
-        *_causes_in_feed_forward(tensors, state, file, model),
-        *_causes_in_adapter(tensors, state, file.embed_dim),
+        f"the file's heads have {settled.head_channels} channels, as its rotary periods tell, the "
+        f"model's {channels}" + ("" if rest else f"; {_build_with(num_heads=heads)}")
+    ]
+
+
+def _likely_causes(
+    tensors: Mapping[str, Weight],
+    state: Mapping[str, Weight],
+    recognized: Recognized,
+    model: nn.Module,
+) -> list[str]:
+    in_file, in_model = vit_size(tensors), vit_size(state)
+    if in_model is None:
+        return [f"the model has no {PATCH_KERNEL}; pass the ViTAdapter itself, not what holds it"]
+    if recognized.format == "adapter":
+        return _causes_in_adapter(tensors, state, in_model.embed_dim)
+    # What lacks its position table is no DINOv3 ViT by that.
+    if in_file is None or in_file.is_rotary != recognized.is_dinov3:
+        return []
+    if in_file.is_rotary != in_model.is_rotary:
+        builder = in_file.builder or f"trunk={json.dumps(in_file.trunk)}"
+        return [
+            f"the file is a {in_file.family} {in_file}; the model is a {in_model.family} "
+            f"{in_model}; build the model with {builder}"
+        ]
+    if (in_file.embed_dim, in_file.depth) != (in_model.embed_dim, in_model.depth):
+        builder = f"; build the model with {in_file.builder}" if in_file.builder else ""
+        return [f"the file is a {in_file.family} {in_file}; the model is a {in_model}{builder}"]
+    return [
+        *_causes_in_vit(tensors, state, in_file, in_model),
+        *_causes_in_tokens(tensors, state, model),
+        *_causes_in_feed_forward(tensors, state, in_file, in_model),
+        *_causes_in_adapter(tensors, state, in_file.embed_dim),
     ]
 
 
 def _causes_in_vit(
-    tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], file: ViTSize, model: ViTSize
+    tensors: Mapping[str, Weight], state: Mapping[str, Weight], file: ViTSize, model: ViTSize
 ) -> list[str]:
     causes = []
     side = math.isqrt(max(file.num_positions - 1, 0))
@@ -171,8 +198,37 @@ def _causes_in_vit(
     return causes
 
 
+def _causes_in_tokens(
+    tensors: Mapping[str, Weight], state: Mapping[str, Weight], model: nn.Module
+) -> list[str]:
+    def registers(names: Mapping[str, Weight]) -> int:
+        tokens = names.get("register_tokens")
+        return tokens.shape[1] if tokens is not None and tokens.dim() == 3 else 0
+
+    causes = []
+    if registers(tensors) != registers(state):
+        keywords: dict[str, Any] = {"num_register_tokens": registers(tensors)}
+        blocks = [getattr(block, "attn", None) for block in getattr(model, "blocks", [])]
+        if any(getattr(attention, "window_size", None) for attention in blocks):
+            keywords["window_attn"] = False
+        causes.append(
+            f"the file has {registers(tensors)} register tokens, the model {registers(state)}; "
+            + _build_with(**keywords)
+        )
+    if ("norm.weight" in tensors) != ("norm.weight" in state):
+        has_it = "norm.weight" in tensors
+        causes.append(
+            f"the file has {'the' if has_it else 'no'} final norm; {_build_with(final_norm=has_it)}"
+        )
+    if any(name.startswith("cls_norm.") for name in tensors):
+        causes.append(
+            "the file has a norm of its own for the cls token (cls_norm), which ViTAdapter has not"
+        )
+    return causes
+
+
 def _causes_in_feed_forward(
-    tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], file: ViTSize, model: ViTSize
+    tensors: Mapping[str, Weight], state: Mapping[str, Weight], file: ViTSize, model: ViTSize
 ) -> list[str]:
     in_file, in_model = _hidden(tensors, file), _hidden(state, model)
     unknown = sorted(name for name in tensors if _UNKNOWN_FFN.fullmatch(name))
@@ -208,7 +264,7 @@ def _ratio(hidden: int, dim: int, *, is_swiglu: bool = False) -> float | None:
     return None
 
 
-def _hidden(tensors: Mapping[str, Tensor], size: ViTSize) -> int | None:
+def _hidden(tensors: Mapping[str, Weight], size: ViTSize) -> int | None:
     """Hidden channels of the first block's feed-forward, None if a part of it is missing."""
     last = tensors.get(f"blocks.0.mlp.{'w3' if size.ffn == 'swiglu' else 'fc2'}.weight")
     first = tensors.get(f"blocks.0.mlp.{'w12' if size.ffn == 'swiglu' else 'fc1'}.weight")
@@ -218,7 +274,7 @@ def _hidden(tensors: Mapping[str, Tensor], size: ViTSize) -> int | None:
 
 
 def _causes_in_adapter(
-    tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], embed_dim: int
+    tensors: Mapping[str, Weight], state: Mapping[str, Weight], embed_dim: int
 ) -> list[str]:
     if not any(name.startswith(ADAPTER_PREFIXES) for name in tensors):
         return []
@@ -247,8 +303,8 @@ def _causes_in_adapter(
             f"the file's deformable attention has {found[0]} value channels, the model's "
             f"{found[1]}; {_build_with(deform_ratio=_ratio(found[0], embed_dim))}"
         )
-    if (found := rows(_POINTS)) and found[0] % (_LEVELS * _NUM_POINTS) == 0:
-        heads = found[0] // (_LEVELS * _NUM_POINTS)
+    if (found := rows(_POINTS)) and found[0] % _NUM_POINTS == 0:
+        heads = found[0] // _NUM_POINTS
         causes.append(
             f"the file's deformable attention samples {found[0]} points for a query, the model's "
             f"{found[1]}; {_build_with(deform_num_heads=heads, n_points=_NUM_POINTS)} "
@@ -267,6 +323,7 @@ def _causes_in_adapter(
     for part, keyword, what in (
         (".extractor.ffn.", "with_cffn", "a feed-forward in its extractors"),
         (_EXTRA, "use_extra_extractor", "extra extractors"),
+        (".injector.", "injectors", "injectors"),
     ):
         if has(tensors, part) != has(state, part):
             has_it = has(tensors, part)

@@ -4,7 +4,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,67 +12,36 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..model.config import PRESETS
+from .dinov3 import dinov3_format, from_official, from_timm
 from .files import listing
+from .hugging_face import DINOV2_KERNEL, DINOV3_KERNEL, from_hugging_face
+from .joined import Joined, Weight
+from .size import BLOCK, PATCH_KERNEL, ViTSize, vit_size
 
-Format = Literal["official", "hf", "timm", "converted", "upstream"]
+Format = Literal["official", "hf", "timm", "converted", "upstream", "dinov3_adapter", "adapter"]
 
-PATCH_KERNEL = "patch_embed.proj.weight"
 ADAPTER_PREFIXES = (
     "level_embed", "spm.", "interactions.", "up.", "norm1.", "norm2.", "norm3.", "norm4."
 )  # fmt: skip
 
-_HF_PATCH_KERNEL = "embeddings.patch_embeddings.projection.weight"
-_HF_NAMES = {
-    "embeddings.cls_token": "cls_token",
-    "embeddings.position_embeddings": "pos_embed",
-    "embeddings.register_tokens": "register_tokens",
-    "embeddings.mask_token": "mask_token",
-    _HF_PATCH_KERNEL: PATCH_KERNEL,
-    "embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
-    "layernorm.weight": "norm.weight",
-    "layernorm.bias": "norm.bias",
-}
-_HF_BLOCK = re.compile(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias|lambda1)")
-# Hugging Face's part of a block -> (official part, place in the concatenation, parts of it).
-# transformers renamed the attention and SwiGLU layers; files with either names are around.
-_HF_PARTS = {
-    "norm1": ("norm1", 0, 1),
-    "attention.attention.query": ("attn.qkv", 0, 3),
-    "attention.attention.key": ("attn.qkv", 1, 3),
-    "attention.attention.value": ("attn.qkv", 2, 3),
-    "attention.q_proj": ("attn.qkv", 0, 3),
-    "attention.k_proj": ("attn.qkv", 1, 3),
-    "attention.v_proj": ("attn.qkv", 2, 3),
-    "attention.output.dense": ("attn.proj", 0, 1),
-    "attention.o_proj": ("attn.proj", 0, 1),
-    "layer_scale1": ("ls1", 0, 1),
-    "norm2": ("norm2", 0, 1),
-    "mlp.fc1": ("mlp.fc1", 0, 1),
-    "mlp.fc2": ("mlp.fc2", 0, 1),
-    "mlp.weights_in": ("mlp.w12", 0, 1),
-    "mlp.gate_proj": ("mlp.w12", 0, 2),
-    "mlp.up_proj": ("mlp.w12", 1, 2),
-    "mlp.weights_out": ("mlp.w3", 0, 1),
-    "mlp.down_proj": ("mlp.w3", 0, 1),
-    "layer_scale2": ("ls2", 0, 1),
-}
 # FSDP training of DINOv2 wraps blocks in chunks: blocks.<chunk>.<block>.
 _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")
 # What torch.compile, FSDP and activation checkpointing put into the names of what they wrap.
 _WRAPPER = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_FFN_OF_SWIGLU = {f"blocks.0.mlp.{name}.weight" for name in ("w12", "w1", "fc1_g")}
-_BLOCK = re.compile(r"blocks\.(\d+)\.")
+# What models may leave out, and where they do not, what they have under the same name.
 _UNUSED = (
-    "cls_token", "dist_token", "mask_token", "register_tokens", "norm.weight", "norm.bias"
+    "cls_token", "dist_token", "mask_token", "register_tokens", "norm.weight", "norm.bias",
+    "local_cls_norm.weight", "local_cls_norm.bias",
 )  # fmt: skip
 # What classifiers and training put beside a ViT, at the root: timm's head, head_dist, fc_norm and
-# attn_pool, DINOv2's dino_head and linear_head, transformers' classifier and pooler.
-_HEAD = re.compile(r"(\w+_)?heads?(_\w+)?\.|(fc_norm|pre_logits|attn_pool|classifier|pooler)\.")
+# attn_pool, DINOv2's dino_head and linear_head, transformers' classifier and pooler, EUPE's
+# projectors.
+_HEAD = re.compile(
+    r"(\w+_)?heads?(_\w+)?\.|(fc_norm|pre_logits|attn_pool|classifier|pooler|projectors)\."
+)
 # Names of a SwiGLU's gate, value and output where the first two are not one matrix: xformers and
 # DINOv3; timm. In LLaMA's w1, w3, w2 the second and third are swapped, which shapes tell.
 _SWIGLU_PARTS = (("w1", "w2", "w3"), ("w1", "w3", "w2"), ("fc1_g", "fc1_x", "fc2"))
-_SIZES = {(preset.embed_dim, preset.depth): name for name, preset in PRESETS.items()}
 
 
 @dataclass(frozen=True)
@@ -80,62 +49,18 @@ class Recognized:
     """A checkpoint whose format is known.
 
     Attributes:
-        format: Where the names came from.
+        format: Where the names came from; ``dinov3_adapter`` is an adapter with the trunk under
+            ``backbone.``, ``adapter`` one without a ViT.
         tensors: The backbone under official names, without the prefix it had in the file; under
             ViTAdapter's names for ``upstream``; with ``gamma1`` and ``gamma2`` for ``converted``.
         ignored: Names outside the backbone: heads, necks.
+        is_dinov3: The ViT is DINOv3's; its masks and periods are among the tensors.
     """
 
     format: Format
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Weight]
     ignored: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ViTSize:
-    """The sizes that tell one ViT from another.
-
-    Attributes:
-        embed_dim: Channels of a token.
-        depth: Blocks.
-        patch_hw: Patch size in pixels.
-        num_positions: Rows of the position table, with the cls token's.
-        ffn: ``mlp`` or ``swiglu``.
-    """
-
-    embed_dim: int
-    depth: int
-    patch_hw: tuple[int, int]
-    num_positions: int
-    ffn: str
-
-    @property
-    def builder(self) -> str | None:
-        """Name of the function that builds an adapter of a published model, else None."""
-        size = _SIZES.get((self.embed_dim, self.depth))
-        return f"vit_adapter_{size}" if size else None
-
-    def __str__(self) -> str:
-        """Return the model's name with its sizes."""
-        size = _SIZES.get((self.embed_dim, self.depth))
-        # As its authors write them: S, B, L and g.
-        name = f"ViT-{size if size == 'g' else size.upper()}" if size else "ViT"
-        return f"{name} (embed_dim {self.embed_dim}, {self.depth} blocks)"
-
-
-def vit_size(tensors: Mapping[str, Tensor]) -> ViTSize | None:
-    """Return the sizes of a ViT under official or ViTAdapter's names, None if it is not one."""
-    kernel, positions = tensors.get(PATCH_KERNEL), tensors.get("pos_embed")
-    if kernel is None or kernel.dim() != 4 or positions is None or positions.dim() != 3:
-        return None
-    blocks = {match[1] for name in tensors if (match := _BLOCK.match(name))}
-    return ViTSize(
-        embed_dim=kernel.shape[0],
-        depth=len(blocks),
-        patch_hw=(kernel.shape[2], kernel.shape[3]),
-        num_positions=positions.shape[1],
-        ffn="swiglu" if _FFN_OF_SWIGLU & tensors.keys() else "mlp",
-    )
+    is_dinov3: bool = False
 
 
 def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -149,7 +74,7 @@ def find_vits(names: Iterable[object]) -> list[tuple[str, str]]:
     return [
         (name.removesuffix(kernel), kernel)
         for name in names
-        for kernel in (PATCH_KERNEL, _HF_PATCH_KERNEL)
+        for kernel in (PATCH_KERNEL, DINOV2_KERNEL, DINOV3_KERNEL)
         if isinstance(name, str) and (name == kernel or name.endswith("." + kernel))
     ]
 
@@ -176,10 +101,7 @@ def recognize(tensors: Mapping[str, Tensor], source: str) -> Recognized:
     tensors = without_wrappers(tensors)
     vits = find_vits(tensors)
     if not vits:
-        raise CheckpointError(
-            f"{source}: not a DINOv2 or ViT-Adapter checkpoint: no {PATCH_KERNEL} in it; it has "
-            f"{listing(list(tensors)[:5])}"
-        )
+        return _adapter_alone(tensors, source)
     if len(vits) > 1:
         raise CheckpointError(
             f"{source}: holds several ViTs ({listing(prefix + name for prefix, name in vits)}); "
@@ -192,22 +114,91 @@ def recognize(tensors: Mapping[str, Tensor], source: str) -> Recognized:
         if name.startswith(prefix)
     }
     ignored = tuple(name for name in tensors if not name.startswith(prefix))
-    if kernel == _HF_PATCH_KERNEL:
-        return Recognized("hf", _from_hf(backbone), ignored)
-    if "level_embed" in backbone or any(name.startswith("spm.") for name in backbone):
-        return Recognized("upstream", backbone, ignored)
+    if kernel != PATCH_KERNEL:
+        is_dinov3 = kernel == DINOV3_KERNEL
+        vit = Recognized("hf", from_hugging_face(backbone, is_dinov3=is_dinov3), ignored, is_dinov3)
+    elif "level_embed" in backbone or any(name.startswith("spm.") for name in backbone):
+        return Recognized("upstream", dict(backbone), ignored, _has_own_names_of_dinov3(backbone))
+    else:
+        vit = _recognize_vit(backbone, ignored)
+    return _with_adapter(vit, tensors, prefix) if vit.is_dinov3 else vit
+
+
+def _recognize_vit(backbone: Mapping[str, Tensor], ignored: tuple[str, ...]) -> Recognized:
     backbone = {
         _CHUNKED_BLOCK.sub(r"blocks.\1.", name): tensor for name, tensor in backbone.items()
     }
-    backbone = _with_joined_swiglu(backbone)
+    dinov3 = dinov3_format(backbone)
+    if dinov3 == "official":
+        return Recognized(dinov3, from_official(backbone), ignored, is_dinov3=True)
+    if dinov3 == "timm":
+        return Recognized(dinov3, from_timm(backbone), ignored, is_dinov3=True)
     if any(name.endswith((".gamma1", ".gamma2")) for name in backbone):
-        return Recognized("converted", backbone, ignored)
+        is_dinov3 = _has_own_names_of_dinov3(backbone)
+        return Recognized("converted", _with_joined_swiglu(backbone), ignored, is_dinov3)
     if "mask_token" in backbone or "register_tokens" in backbone:
-        return Recognized("official", backbone, ignored)
-    return Recognized("timm", _from_timm(backbone), ignored)
+        return Recognized("official", _with_joined_swiglu(backbone), ignored)
+    return Recognized("timm", _with_joined_swiglu(_from_timm(backbone)), ignored)
 
 
-def official_problems(tensors: Mapping[str, Tensor], *, may_have_others: bool = True) -> str:
+def _has_own_names_of_dinov3(backbone: Collection[str]) -> bool:
+    """Return whether names that are ViTAdapter's have no table, and are not just without theirs."""
+    return "pos_embed" not in backbone and "cls_token" in backbone
+
+
+def _with_adapter(vit: Recognized, tensors: Mapping[str, Tensor], prefix: str) -> Recognized:
+    """Add the adapter that a file has beside its ViT, as DINOv3's own has ``backbone.``."""
+    outer = prefix.removesuffix("backbone.")
+    if outer == prefix or outer not in _adapters(tensors):
+        return vit
+    adapter = {
+        name.removeprefix(outer): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(outer) and name.removeprefix(outer).startswith(ADAPTER_PREFIXES)
+    }
+    of_adapter = {outer + name for name in adapter}
+    ignored = tuple(name for name in vit.ignored if name not in of_adapter)
+    return Recognized("dinov3_adapter", {**adapter, **vit.tensors}, ignored, is_dinov3=True)
+
+
+def _adapter_alone(tensors: Mapping[str, Tensor], source: str) -> Recognized:
+    """Recognize an adapter without its ViT, as DINOv3's segmentors are published."""
+    prefixes = _adapters(tensors)
+    if not prefixes:
+        raise CheckpointError(
+            f"{source}: not a DINOv2, DINOv3 or ViT-Adapter checkpoint: no {PATCH_KERNEL} in it; "
+            f"it has {listing(list(tensors)[:5])}"
+        )
+    if len(prefixes) > 1:
+        raise CheckpointError(
+            f"{source}: holds several adapters without a ViT "
+            f"({listing(f'{prefix}level_embed' for prefix in prefixes)}); save one of them alone"
+        )
+    prefix = prefixes[0]
+    adapter: dict[str, Weight] = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+    return Recognized(
+        "adapter", adapter, tuple(name for name in tensors if not name.startswith(prefix))
+    )
+
+
+def _adapters(names: Iterable[str]) -> list[str]:
+    """Return the prefixes of adapters: of what is called so in them, heads have a part too."""
+    names = list(names)
+    prefixes = [
+        name.removesuffix("level_embed")
+        for name in names
+        if name == "level_embed" or name.endswith(".level_embed")
+    ]
+    return [
+        prefix for prefix in prefixes if any(name.startswith(f"{prefix}spm.") for name in names)
+    ]
+
+
+def official_problems(tensors: Mapping[str, Weight], *, may_have_others: bool = True) -> str:
     """Return what keeps tensors from being a whole DINOv2 ViT in official names, or ''.
 
     Args:
@@ -215,7 +206,7 @@ def official_problems(tensors: Mapping[str, Tensor], *, may_have_others: bool = 
         may_have_others: Whether further names are allowed.
     """
     size = vit_size(tensors)
-    if size is None:
+    if size is None or size.is_rotary:
         return f"no 4-dimensional {PATCH_KERNEL}, or no 3-dimensional pos_embed"
     wanted = _official_shapes(size, tensors)
     missing = [name for name in wanted if name not in tensors]
@@ -244,7 +235,7 @@ def official_problems(tensors: Mapping[str, Tensor], *, may_have_others: bool = 
     return "; ".join(problems)
 
 
-def rename_layer_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def rename_layer_scale(tensors: Mapping[str, Weight]) -> dict[str, Weight]:
     """Return the tensors with ViTAdapter's names of the LayerScale weights."""
     return {
         name.replace("ls1.gamma", "gamma1").replace("ls2.gamma", "gamma2"): tensor
@@ -252,50 +243,33 @@ def rename_layer_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def to_adapter(recognized: Recognized) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the backbone under ViTAdapter's names, and the names of what it does not use."""
-    if recognized.format == "upstream":
+def to_adapter(
+    recognized: Recognized, wanted: Collection[str] = ()
+) -> tuple[dict[str, Weight], tuple[str, ...]]:
+    """Return the backbone under ViTAdapter's names, and the names of what it does not use.
+
+    Args:
+        recognized: The backbone.
+        wanted: Names that the model has.
+    """
+    if recognized.format in ("upstream", "adapter"):
         return dict(recognized.tensors), ()
     named = rename_layer_scale(recognized.tensors)
-    unused = tuple(name for name in named if name in _UNUSED)
-    return {name: tensor for name, tensor in named.items() if name not in unused}, unused
+    unused = set(_UNUSED) - set(wanted)
+    if "cls_token" in wanted:
+        # It has prefix tokens, so that others than its own make another model.
+        unused.discard("register_tokens")
+    if recognized.format == "dinov3_adapter":
+        unused -= {"norm.weight", "norm.bias"}
+    kept = {name: tensor for name, tensor in named.items() if name not in unused}
+    return kept, tuple(name for name in named if name in unused)
 
 
-def _from_hf(backbone: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    pieces: dict[str, dict[int, str]] = {}
-    counts: dict[str, int] = {}
-    named: dict[str, Tensor] = {}
-    for name in backbone:
-        match = _HF_BLOCK.fullmatch(name)
-        if name in _HF_NAMES:
-            target, index, count = _HF_NAMES[name], 0, 1
-        elif match and match[2] in _HF_PARTS:
-            part, index, count = _HF_PARTS[match[2]]
-            kind = "gamma" if match[3] == "lambda1" else match[3]
-            target = f"blocks.{match[1]}.{part}.{kind}"
-        else:
-            target, index, count = name, 0, 1
-        counts.setdefault(target, count)
-        # A second tensor for a place taken stays under its own name, and is reported as unknown.
-        if counts[target] != count or index in pieces.setdefault(target, {}):
-            named[name] = backbone[name]
-        else:
-            pieces[target][index] = name
-    for target, names in pieces.items():
-        parts = [backbone[names[index]] for index in sorted(names)]
-        can_join = len({(part.dim(), *part.shape[1:]) for part in parts}) == 1 and parts[0].dim()
-        if len(parts) < counts[target] or (len(parts) > 1 and not can_join):
-            named.update({name: backbone[name] for name in names.values()})
-        else:
-            named[target] = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return named
-
-
-def _with_joined_swiglu(backbone: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _with_joined_swiglu(backbone: Mapping[str, Tensor]) -> dict[str, Weight]:
     """Name every SwiGLU whose gate and value are apart as DINOv2 does: ``w12`` and ``w3``."""
     pairs: dict[str, tuple[str, str]] = {}
     renamed: dict[str, str] = {}
-    for block in {match[0] for name in backbone if (match := _BLOCK.match(name))}:
+    for block in {match[0] for name in backbone if (match := BLOCK.match(name))}:
         for parts in _SWIGLU_PARTS:
             gate, value, out = (f"{block}mlp.{part}" for part in parts)
             if f"{block}mlp.w12.weight" in backbone or not _is_swiglu(backbone, gate, value, out):
@@ -305,11 +279,11 @@ def _with_joined_swiglu(backbone: Mapping[str, Tensor]) -> dict[str, Tensor]:
                     pairs[f"{gate}.{kind}"] = f"{block}mlp.w12.{kind}", f"{value}.{kind}"
                 renamed[f"{out}.{kind}"] = f"{block}mlp.w3.{kind}"
     values = {value for _, value in pairs.values()}
-    named: dict[str, Tensor] = {}
+    named: dict[str, Weight] = {}
     for name, tensor in backbone.items():
         if name in pairs:
             joined, value = pairs[name]
-            named[joined] = torch.cat([tensor, backbone[value]])
+            named[joined] = Joined([tensor, backbone[value]])
         elif name not in values:
             named[renamed.get(name, name)] = tensor
     return named
@@ -358,7 +332,7 @@ def _lacks_cls_row(positions: Tensor) -> bool:
     return batch == 1 and math.isqrt(count) ** 2 == count
 
 
-def _official_shapes(size: ViTSize, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def _official_shapes(size: ViTSize, tensors: Mapping[str, Weight]) -> dict[str, tuple[int, ...]]:
     C = size.embed_dim
     first, last = ("w12", "w3") if size.ffn == "swiglu" else ("fc1", "fc2")
     fc2 = tensors.get(f"blocks.0.mlp.{last}.weight")
