@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-# Makes a virtual environment with mmdet, mmseg, detectron2, torchvision, transformers and peft on a CPU
+# Makes a virtual environment with mmdet, mmseg, detectron2, torchvision, transformers, timm and peft on a CPU
 # build of torch, for the tests of this folder: four minutes on two cores, 1.8 GB.
 #   tests/integrations/install.sh VENV && VENV/bin/pip install --no-deps . \
 #     && VITADAPTER_FRAMEWORKS=required VENV/bin/pytest tests/integrations
@@ -40,7 +40,7 @@ CFLAGS="$flags -include $header" MMCV_WITH_OPS=1 FORCE_CUDA=0 MAX_JOBS=${MAX_JOB
 
 echo "-- mmdet, mmseg, transformers"
 # ftfy and regex: mmseg imports them and does not say so.
-pip install -q "$work"/mmcv-*.whl mmengine mmdet mmsegmentation ftfy regex transformers peft accelerate pycocotools \
+pip install -q "$work"/mmcv-*.whl mmengine mmdet mmsegmentation ftfy regex transformers peft accelerate timm pycocotools \
   numpy safetensors pillow rich matplotlib pytest pytest-xdist
 
 echo "-- detectron2"
