@@ -105,7 +105,7 @@ def without(end: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def expected(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a model takes of an official file, by the formulas of the fact sheet."""
+    """What a model takes of an official file, written down apart from the package."""
     named: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name == "storage_tokens":

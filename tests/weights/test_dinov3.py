@@ -194,6 +194,16 @@ def test_segmentor_without_a_vit_fills_the_adapter_alone(tmp_path: Path) -> None
     assert_same(dict(model.state_dict()), golden_adapter() | expected(golden("official")))
 
 
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_adapter_of_dinov3_wants_a_map_of_each_stage(is_whole: bool, tmp_path: Path) -> None:
+    content = whole_adapter() if is_whole else golden_adapter()
+    content = under("segmentation_model.0.", content) | {"segmentation_model.1.a": torch.ones(1)}
+    path = saved(content, tmp_path / "adapter.pth")
+    with pytest.raises(CheckpointError, match='build the model with vit_features="stages"$'):
+        load_checkpoint(dinov3_model(vit_features="last"), path)
+    load_checkpoint(dinov3_model(vit_features="last", add_vit_feature=False), path)
+
+
 def test_adapter_of_another_size_is_refused(tmp_path: Path) -> None:
     path = saved(golden_adapter(), tmp_path / "adapter.pth")
     with pytest.raises(CheckpointError, match="this adapter checkpoint does not fit") as caught:

@@ -31,7 +31,8 @@ def to_dinov3(
 
     Args:
         state_dict: Of a ``ViTAdapter`` with ``trunk="dinov3"``, ``injectors=False`` and
-            ``final_norm=True``; floating, on any device, also meta.
+            ``final_norm=True``; floating, on any device, also meta. ``vit_features="stages"``,
+            which no weight shows, is what ``DINOv3_Adapter`` does.
         num_heads: Of the ViT's attention, for its rotary periods; None for those of the published
             model of this size.
 

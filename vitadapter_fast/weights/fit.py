@@ -26,6 +26,8 @@ _SEGMENTOR = frozenset({"decode_head", "auxiliary_head"})
 _DETECTOR = frozenset(
     {"neck", "rpn_head", "roi_head", "bbox_head", "mask_head", "panoptic_head", "query_head"}
 )
+# What DINOv3's segmentor has beside its adapter.
+_DINOV3_SEGMENTOR = "segmentation_model."
 _FIRST = "interactions.0."
 _VALUES = _FIRST + "extractor.attn.value_proj.weight"
 _POINTS = _FIRST + "extractor.attn.attention_weights.weight"
@@ -96,7 +98,17 @@ def _build_with(**keywords: Any) -> str:
 def _other_variant(recognized: Recognized, model: nn.Module) -> list[str]:
     """Tell if the adapter was trained to add the ViT's maps otherwise; no weight shows it."""
     wanted = getattr(model, "vit_features", None)
-    if recognized.format != "upstream" or not getattr(model, "add_vit_feature", False):
+    if not getattr(model, "add_vit_feature", False):
+        return []
+    heads = (name.startswith(_DINOV3_SEGMENTOR) for name in recognized.ignored)
+    if recognized.format == "dinov3_adapter" or (recognized.format == "adapter" and any(heads)):
+        if wanted == "stages":
+            return []
+        return [
+            "the file is of DINOv3's own adapter, which adds the map of each stage to a level of "
+            f"the pyramid; {_build_with(vit_features='stages')}"
+        ]
+    if recognized.format != "upstream":
         return []
     parts = {part for name in recognized.ignored for part in name.split(".")}
     segmentor, detector = sorted(parts & _SEGMENTOR), sorted(parts & _DETECTOR)
