@@ -10,6 +10,20 @@ from torch import Tensor
 from vitadapter_fast.native import gemm
 
 
+@pytest.fixture(autouse=True)
+def by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where oneDNN's products are the fastest."""
+    monkeypatch.setattr(gemm, "_has_avx512", True)
+
+
+def test_torch_multiplies_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemm, "_by_onednn", lambda *args: pytest.fail("oneDNN was called"))
+    monkeypatch.setattr(gemm, "_has_avx512", False)
+    rows, weight = numbers(33, 13), numbers(7, 13)
+    assert torch.equal(gemm.linear(rows, weight), torch.nn.functional.linear(rows, weight))
+    assert gemm.weight_gradient(numbers(33, 7), rows).shape == (7, 13)
+
+
 def numbers(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 

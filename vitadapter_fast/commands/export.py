@@ -20,6 +20,7 @@ from ..export._parity import TOLERANCE
 from ..export._program import MIN_DYNAMIC_SIZE, check_size
 from ..model.grid import STRIDES
 from ..weights import load_checkpoint
+from ..weights.dinov3 import LICENSE_NOTICE
 from .options import (
     add_model,
     add_size,
@@ -29,6 +30,8 @@ from .options import (
     size_text,
     whole_number,
 )
+
+_log = logging.getLogger("vitadapter_fast")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,6 +134,8 @@ def _run(args: argparse.Namespace) -> None:
                 opset=args.opset or 20,
                 check_sizes=check_sizes,
             )
+    if args.weights is not None and model.trunk == "dinov3":
+        _log.info("%s: %s", args.out, LICENSE_NOTICE)
     for parity in parities:
         sys.stdout.write(f"{_line(parity)}\n")
     sys.stdout.write(

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Matrices in, products out, by the fastest of the libraries that torch carries.
 
-On the CPU torch multiplies float32 matrices with MKL, which runs at half the speed of oneDNN on
-processors that are not Intel's; this is torch's own call of oneDNN, made for its compiler. GFLOP/s
-on one and two cores of an AMD EPYC (AVX-512), torch 2.13, mm against this: 1024 x 768 x 384 83 and
-196, 189 and 418; 4096 x 384 x 1536 89 and 206, 180 and 415; 21504 x 384 x 96, gradient of the
-weight, 92 and 155, 168 and 277.
+On the CPU torch multiplies float32 matrices with MKL. Where a processor that is not Intel's has
+AVX-512, that runs at half the speed of oneDNN: this is torch's own call of oneDNN, made for its
+compiler. GFLOP/s on one and two cores of an AMD EPYC (AVX-512), torch 2.13, mm against this:
+1024 x 768 x 384 83 and 196, 189 and 418; 4096 x 384 x 1536 89 and 206, 180 and 415;
+21504 x 384 x 96, gradient of the weight, 92 and 155, 168 and 277. With AVX2 alone MKL is the
+faster: two cores of another EPYC, 1029 x 384 x 1536 155 against 136, a training step of
+ViT-Adapter-S at 512 9 % less.
 """
 
 from typing import Any
@@ -18,6 +20,7 @@ from torch import Tensor
 from . import memory, tensors, token_rows
 
 _by_onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_has_avx512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
 _PIECE = 2688  # rows
 _HEAP_BYTES = memory.HEAP_BYTES
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -44,7 +47,7 @@ def linear(
     """
     product: Tensor
     nbytes = rows.shape[0] * weight.shape[0] * 4
-    if not (is_onednn or _suits_onednn(rows, weight)):
+    if not (is_onednn or (_has_avx512 and _suits_onednn(rows, weight))):
         product = F.linear(rows, weight, bias)
     elif nbytes > _HEAP_BYTES and _is_better_in_pieces(rows, weight):
         return _in_pieces(rows, weight, bias, plus, plus if overwrites else None)
@@ -108,8 +111,9 @@ def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
 
 
 def is_available() -> bool:
-    """Return whether this torch has oneDNN's products, and uses them."""
-    return _by_onednn is not None and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    """Return whether this torch has oneDNN's products, and they are the fastest here."""
+    is_there = _has_avx512 and _by_onednn is not None
+    return is_there and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 def _suits_onednn(rows: Tensor, weight: Tensor) -> bool:
