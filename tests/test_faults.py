@@ -141,7 +141,8 @@ def test_one_photo_of_many_unreadable_or_without_room(
     pytest.importorskip("rich", reason="needs the [cli] extra")
     bad, good = tmp_path / "bad.jpg", ROOT / "vitadapter_fast" / "data" / "blood_cells.jpg"
     photos = ["features", str(bad), str(good)]
-    assert cli.main([*photos, "--out", str(tmp_path), "--size", "96", "--device", "cpu"]) == 1
+    small = ["--size", "96", "--device", "cpu", "--weights", "random"]
+    assert cli.main([*photos, "--out", str(tmp_path), *small]) == 1
     out, err = capsys.readouterr()
     assert "1 of 2" in out and "1, told below" in out and err == f"error: {bad}: no such file\n"
     assert names_in(tmp_path) == ["blood_cells.png"]

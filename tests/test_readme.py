@@ -178,6 +178,13 @@ def test_captured_model(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each.shape[2:] for each in maps] == [(512 // s, 512 // s) for s in (4, 8, 16, 32)]
 
 
+@runs("DINOv3: python")
+def test_dinov3(block: Block) -> None:
+    found = run_python(block)
+    assert [each.shape[2:] for each in found["maps"]] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    assert (found["model"].has_frozen_vit, found["tuned"].has_frozen_vit) == (True, False)
+
+
 @runs("Export: sh")
 def test_export_commands(block: Block) -> None:
     pip, *exports = (shlex.split(line) for line in block.text.splitlines())

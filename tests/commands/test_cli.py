@@ -183,8 +183,8 @@ def test_nothing_that_fails_stops_the_rest(tmp_path, capsys, monkeypatch):
 
 def test_error_that_ends_the_run_hides_none_before(tmp_path, capsys):
     make_photo(tmp_path / "a.png")
-    argv = ["features", "gone.png", "a.png", "--weights", "gone.pth"]
-    assert cli.main([*argv, *SMALL]) == 1
+    argv = ["features", *SMALL, "gone.png", "a.png", "--weights", "gone.pth"]
+    assert cli.main(argv) == 1
     errors = ["error: gone.png: no such file", "error: gone.pth: no such file"]
     assert capsys.readouterr().err.splitlines() == errors
 
@@ -218,7 +218,7 @@ def test_what_cannot_be_done_is_one_error_line(tmp_path, capsys, argv, message):
     make_photo(tmp_path / "narrow.png", (510, 10))
     (tmp_path / "cut.png").write_bytes((tmp_path / "fine.png").read_bytes()[:200])
     before = files_in(tmp_path)
-    assert cli.main(["features", *argv, *SMALL]) == 1
+    assert cli.main(["features", *SMALL, *argv]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
@@ -237,7 +237,7 @@ def test_maps_replace_no_file_of_the_weights(tmp_path, capsys, name):
         (weights / "model.safetensors.index.json").write_text(json.dumps(index))
     before = (weights / name).read_bytes()
     argv = ["--weights", "weights", "--save", f"weights/{name}"]
-    assert cli.main(["features", *argv, *SMALL]) == 1
+    assert cli.main(["features", *SMALL, *argv]) == 1
     told = f"--save: weights/{name} is one of the inputs and would be overwritten"
     assert told in capsys.readouterr().err
     assert (weights / name).read_bytes() == before

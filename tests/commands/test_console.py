@@ -165,8 +165,9 @@ def test_process_takes_a_folder_of_any_names(environment: dict[str, str], tmp_pa
         make_photo(os.path.join(folder, os.fsencode(f"{name}.png")))  # type: ignore[arg-type]
     tree = str(Path(vitadapter_fast.__file__).resolve().parents[1])
     command = [sys.executable, "-m", "vitadapter_fast", "features", "photos", "gone.png"]
+    options = ["--size", "32", "--device", "cpu", "--weights", "random"]
     done = subprocess.run(
-        [*command, "--size", "32", "--device", "cpu", "--save", "maps.safetensors"],
+        [*command, *options, "--save", "maps.safetensors"],
         capture_output=True,
         env={**os.environ, **environment, "PYTHONPATH": tree},
     )

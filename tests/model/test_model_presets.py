@@ -91,7 +91,7 @@ def test_every_preset_has_a_function_of_its_own(name: str) -> None:
 
 
 def test_unknown_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="size must be one of s, b, l, g, got 'xl'"):
+    with pytest.raises(ValueError, match="size must be one of s, b, l, g, dinov3-t, .*, got 'xl'"):
         build("xl")
 
 
