@@ -400,6 +400,11 @@ def test_hub_folder_that_cannot_be_made_is_told(hub: Path, tmp_path: Path) -> No
         load_checkpoint(tiny_model(), "dinov2_vits14")
 
 
+def text(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was printed, without what breaks its lines."""
+    return "".join(capsys.readouterr().out.split())
+
+
 FEATURES = ["features", "--size", "64", "--device", "cpu"]
 
 
@@ -409,7 +414,7 @@ def test_features_fetch_the_small_model_by_themselves(
     server.files[SMALL] = pth_bytes("official_small", tmp_path)
     for requests in (2, 2):  # one to see whether the server answers
         assert cli.main(FEATURES) == 0
-        assert "dinov2_vits14_pretrain.pth (official): ViT only" in capsys.readouterr().out
+        assert "dinov2_vits14_pretrain.pth(official):ViTonly" in text(capsys)
         assert server.requested == [SMALL] * requests
     assert names_in(hub) == ["dinov2_vits14_pretrain.pth"]
 
@@ -434,7 +439,7 @@ def test_features_take_what_was_downloaded_before(
     hub.mkdir(parents=True)
     saved(published_size("official_small"), hub / "dinov2_vits14_pretrain.pth")
     assert cli.main(FEATURES) == 0
-    assert "dinov2_vits14_pretrain.pth (official)" in capsys.readouterr().out
+    assert "dinov2_vits14_pretrain.pth(official)" in text(capsys)
     assert cli.main([*FEATURES, "--weights", "random"]) == 0
     assert "random (seed 0)" in capsys.readouterr().out
     assert server.requested == []
