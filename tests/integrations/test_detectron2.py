@@ -31,7 +31,7 @@ from vitadapter_fast.integrations.detectron2 import (  # noqa: E402
     add_vit_adapter_config,
     get_vit_adapter_lr_decay_rate,
 )
-from vitadapter_fast.model import PRESETS  # noqa: E402
+from vitadapter_fast.model import DINOV3_PRESETS, PRESETS  # noqa: E402
 from vitadapter_fast.optim import layer_decay_groups  # noqa: E402
 
 SIZES = {"small": "s", "base": "b", "large": "l", "giant": "g"}
@@ -98,6 +98,18 @@ def test_recipe_states_the_published_settings(size: str) -> None:
     assert isinstance(backbone.bottom_up, ViTAdapter)
     count = sum(parameter.numel() for parameter in backbone.bottom_up.parameters())
     assert count == BACKBONE_PARAMETERS[size]
+
+
+@pytest.mark.parametrize("kind", ["", "_tuned"], ids=["own", "tuned"])
+@pytest.mark.parametrize("size", ["small", "base", "large"])
+def test_recipe_on_dinov3_states_the_preset(size: str, kind: str) -> None:
+    name = f"detectron2/mask_rcnn_dinov3_adapter_{size}{kind}_fpn_3x_coco"
+    config, preset = LazyConfig.load(str(config_path(name))), DINOV3_PRESETS[SIZES[size]]
+    bottom_up = config.model.backbone.bottom_up
+    assert config.optimizer.params.layer_decay == (preset.layer_decay if kind else 1.0)
+    assert bottom_up.pretrained == f"dinov3_vit{SIZES[size]}16"
+    keywords = preset.model_kwargs(injectors=kind == "_tuned")
+    assert {key: bottom_up[key] for key in keywords} == keywords
 
 
 def test_lazy_recipe_trains_and_infers(tmp_path: Path) -> None:
@@ -301,5 +313,5 @@ def test_config_without_the_keys_says_what_to_call() -> None:
 def test_unknown_size_is_refused() -> None:
     cfg = key_value_config()
     cfg.MODEL.VIT_ADAPTER.SIZE = "xl"
-    with pytest.raises(ValueError, match="size must be one of s, b, l, g, got 'xl'"):
+    with pytest.raises(ValueError, match="size must be one of s, b, l, g, dinov3-t, .* got 'xl'"):
         build_backbone(cfg)

@@ -22,9 +22,10 @@ from mmengine.hooks import Hook  # noqa: E402
 from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.runner import Runner, load_checkpoint  # noqa: E402
 
+from vitadapter_fast import vit_adapter_dinov3  # noqa: E402
 from vitadapter_fast.commands.configs import config_path  # noqa: E402
 from vitadapter_fast.integrations.mmdet import ViTAdapter  # noqa: E402
-from vitadapter_fast.model import PRESETS  # noqa: E402
+from vitadapter_fast.model import DINOV3_PRESETS, PRESETS  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("mmdet_scope")
 register_all_modules(init_default_scope=False)
@@ -97,6 +98,25 @@ def test_recipe_states_the_published_settings(size: str) -> None:
     assert config.optim_wrapper.optimizer.weight_decay == 0.05
     assert (config.train_cfg.max_epochs, config.param_scheduler[1].milestones) == (36, [27, 33])
     assert config.train_dataloader.dataset.pipeline == config.train_pipeline
+
+
+@pytest.mark.parametrize("kind", ["", "_tuned"], ids=["own", "tuned"])
+@pytest.mark.parametrize("size", ["small", "base", "large"])
+def test_recipe_on_dinov3_states_the_preset(size: str, kind: str) -> None:
+    name = f"mask_rcnn_dinov3_adapter_{size}{kind}_fpn_3x_coco"
+    config, preset = Config.fromfile(config_path(name)), DINOV3_PRESETS[SIZES[size]]
+    with torch.device("meta"):
+        built = MODELS.build(config.model).backbone
+        wanted = vit_adapter_dinov3(SIZES[size], injectors=kind == "_tuned")
+    assert repr(built).replace("ViTAdapter(", "", 1) == repr(wanted).replace("ViTAdapter(", "", 1)
+    for setting in ("vit_features", "has_frozen_vit", "trunk", "_stage_bounds"):
+        assert getattr(built, setting) == getattr(wanted, setting)
+    decay = preset.layer_decay if kind else 1.0
+    assert config.optim_wrapper.paramwise_cfg == {
+        "num_layers": preset.depth,
+        "layer_decay_rate": decay,
+    }
+    assert config.model.backbone.pretrained == f"dinov3_vit{SIZES[size]}16"
 
 
 def runner_config(folder: Path, max_iters: int) -> Config:

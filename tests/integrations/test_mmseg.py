@@ -22,7 +22,7 @@ from mmseg.utils import register_all_modules  # noqa: E402
 
 from vitadapter_fast.commands.configs import config_path  # noqa: E402
 from vitadapter_fast.integrations.mmdet import ViTAdapter  # noqa: E402
-from vitadapter_fast.model import PRESETS  # noqa: E402
+from vitadapter_fast.model import DINOV3_PRESETS, PRESETS  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("mmseg_scope")
 register_all_modules(init_default_scope=False)
@@ -113,3 +113,37 @@ def test_pretrained_of_the_encoder_decoder_reaches_the_backbone(tmp_path: Path) 
     for name, tensor in adapted(tensors).items():
         if name != "patch_embed.proj.weight":
             assert torch.equal(state[name], tensor)
+
+
+def test_mask2former_on_dinov3_trains_and_infers() -> None:
+    """A frozen ViT and DINOv3's own adapter below mmseg's Mask2Former, narrow."""
+    pytest.importorskip("mmdet")
+    torch.manual_seed(0)
+    config = Config.fromfile(config_path("mask2former_dinov3_adapter_base_512_160k_ade20k"))
+    published = DINOV3_PRESETS["b"].model_kwargs(injectors=False)
+    backbone = config.model.backbone.to_dict()
+    assert {name: backbone.get(name, published[name]) for name in published} == published
+    keywords = ("embed_dim", "depth", "num_heads", "deform_num_heads", "interaction_indexes")
+    config.merge_from_dict(
+        {
+            **{f"model.backbone.{name}": TINY[name] for name in keywords},
+            "model.backbone.conv_inplane": 8,
+            "model.backbone.pretrained": None,
+            "model.decode_head.in_channels": [TINY["embed_dim"]] * 4,
+            "model.decode_head.num_classes": CLASSES,
+            "model.decode_head.num_queries": 10,
+            "model.decode_head.loss_cls.class_weight": [1.0] * CLASSES + [0.1],
+            "model.data_preprocessor.size": (H, W),
+            "optim_wrapper.paramwise_cfg.num_layers": TINY["depth"],
+        }
+    )
+    model = MODELS.build(config.model)
+    model.init_weights()
+    wrapper = build_optim_wrapper(model, config.optim_wrapper)
+    trained = {id(part) for group in wrapper.optimizer.param_groups for part in group["params"]}
+    assert not trained & {id(part) for part in model.backbone.blocks.parameters()}
+    model.train()
+    assert model.train_step(batch(), wrapper)["loss"].isfinite()
+    model.eval()
+    found = model.test_step(batch())
+    assert found[0].pred_sem_seg.data.shape == (1, H, W)

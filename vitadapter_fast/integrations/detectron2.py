@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .. import model as models
 from ..images import MEAN, STD
-from ..model import PRESETS
+from ..model import DINOv3Preset
+from ..model.presets import MODELS, preset_of
 from ..optim import layer_of
 from ._common import MODEL_KEYWORDS, check_keywords, fix_unused, missing
 
@@ -160,15 +161,22 @@ def get_vit_adapter_lr_decay_rate(
     return float(lr_decay_rate ** (num_layers + 1 - layer_of(local, num_layers)))
 
 
-def preset_keywords(size: str) -> dict[str, Any]:
-    """Return the published keywords of ``ViTAdapter`` for "s", "b", "l" or "g".
+def preset_keywords(size: str, *, injectors: bool = False) -> dict[str, Any]:
+    """Return the published keywords of ``ViTAdapter`` for a name that ``vit_adapter`` takes.
+
+    Args:
+        size: The name.
+        injectors: Which adapter on DINOv3, see ``vit_adapter_dinov3``; DINOv2's always has them.
 
     Raises:
-        ValueError: ``size`` is none of these.
+        ValueError: There is no such name.
     """
-    if size not in PRESETS:
+    if size not in MODELS:
         raise ValueError(
-            f"ViTAdapter: size must be one of {', '.join(PRESETS)}, got {size!r}; set "
+            f"ViTAdapter: size must be one of {', '.join(MODELS)}, got {size!r}; set "
             "MODEL.VIT_ADAPTER.SIZE"
         )
-    return PRESETS[size].model_kwargs()
+    preset = preset_of(size)
+    if isinstance(preset, DINOv3Preset):
+        return preset.model_kwargs(injectors=injectors)
+    return preset.model_kwargs()

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..model import PRESETS
+from ..model.presets import preset_of
 from ..optim import layer_decay_groups
 from ._common import missing
 from .detectron2 import OUT_FEATURES, PIXEL_MEAN, PIXEL_STD, ViTAdapter, preset_keywords
@@ -41,20 +41,22 @@ class Recipe(NamedTuple):
     train: Any
 
 
-def mask_rcnn_3x(size: str, pretrained: str | None = None) -> Recipe:
+def mask_rcnn_3x(size: str, pretrained: str | None = None, *, injectors: bool = False) -> Recipe:
     """Return Mask R-CNN with FPN on a published model, COCO, 3x schedule, scales from 480 to 800.
 
     Args:
-        size: "s", "b", "l" or "g".
+        size: "s", "b", "l" or "g", on DINOv2; or "dinov3-s" and so on.
         pretrained: Checkpoint in any format that ``load_checkpoint`` knows, or None; read when the
             model is built, so set it to None to test a trained detector without it.
+        injectors: Which adapter on DINOv3, see ``vit_adapter_dinov3``: its own, on a frozen ViT,
+            or ViT-Adapter's, whose ViT trains.
 
     Raises:
         ValueError: ``size`` is none of these.
 
     Source: ViT-Adapter's DINOv2 configs, https://github.com/czczup/ViT-Adapter.
     """
-    keywords = preset_keywords(size)
+    keywords = preset_keywords(size, injectors=injectors)
     model = get_config("common/models/mask_rcnn_fpn.py").model
     model.backbone.bottom_up = L(ViTAdapter)(
         **keywords, pretrained=pretrained, out_features=list(OUT_FEATURES)
@@ -73,7 +75,9 @@ def mask_rcnn_3x(size: str, pretrained: str | None = None) -> Recipe:
     optimizer = L(torch.optim.AdamW)(
         # The trainer sets params.model.
         params=L(layer_decay_groups)(
-            lr="${..lr}", weight_decay="${..weight_decay}", layer_decay=PRESETS[size].layer_decay
+            lr="${..lr}",
+            weight_decay="${..weight_decay}",
+            layer_decay=1.0 if keywords.get("frozen_vit") else preset_of(size).layer_decay,
         ),
         lr=1e-4,
         betas=(0.9, 0.999),

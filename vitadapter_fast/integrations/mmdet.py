@@ -173,7 +173,7 @@ class ViTAdapter(models.ViTAdapter, BaseModule):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        if f"{prefix}pos_embed" in state_dict:
+        if f"{prefix}patch_embed.proj.weight" in state_dict:
             self._is_init = True
 
     def _split_init_cfg(self) -> tuple[list[Mapping[str, Any]], Path | None, str | None]:

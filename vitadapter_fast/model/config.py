@@ -87,6 +87,8 @@ class DINOv3Preset:
         ffn: Feed-forward of the ViT.
         mlp_ratio: Its hidden channels, as a multiple of ``embed_dim``; "swiglu" has two thirds.
         qkv_bias: Whether query, key and value have biases.
+        layer_decay: Factor of the learning rate from one block to the one before it, where the ViT
+            trains; as for DINOv2's models.
 
     Source: Simeoni et al. 2025, arXiv:2508.10104.
     """
@@ -100,6 +102,7 @@ class DINOv3Preset:
     ffn: str = "mlp"
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
+    layer_decay: float = 0.7
 
     def model_kwargs(self, *, injectors: bool) -> dict[str, Any]:
         """Return the keywords of ``ViTAdapter``, for DINOv3's own adapter or one with injectors."""
@@ -130,8 +133,8 @@ DINOV3_PRESETS = {
     "t": DINOv3Preset(192, 12, 3, _TAPS_OF_12, 6, 1.0),
     "s": DINOv3Preset(384, 12, 6, _TAPS_OF_12, 6, 1.0),
     "s+": DINOv3Preset(384, 12, 6, _TAPS_OF_12, 6, 1.0, "swiglu", 6.0),
-    "b": DINOv3Preset(768, 12, 12, _TAPS_OF_12, 12),
-    "l": DINOv3Preset(1024, 24, 16, (4, 11, 17, 23), 16),
+    "b": DINOv3Preset(768, 12, 12, _TAPS_OF_12, 12, layer_decay=0.6),
+    "l": DINOv3Preset(1024, 24, 16, (4, 11, 17, 23), 16, layer_decay=0.65),
     "h+": DINOv3Preset(1280, 32, 20, (7, 15, 23, 31), 20, 0.5, "swiglu", 6.0),
     "7b": DINOv3Preset(4096, 40, 32, (9, 19, 29, 39), 32, 0.5, "swiglu", 3.0, False),
 }

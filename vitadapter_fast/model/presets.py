@@ -5,12 +5,24 @@
 import os
 from typing import Any
 
-from .config import DINOV3_PRESETS, PRESETS, check_choice, check_flags
+from .config import (
+    DINOV3_PRESETS,
+    PRESETS,
+    DINOv3Preset,
+    Preset,
+    check_choice,
+    check_flags,
+)
 from .vit_adapter import ViTAdapter
 
 _DINOV3 = "dinov3-"
 # All published models by name, as commands and detectors take them.
 MODELS = (*PRESETS, *(_DINOV3 + size for size in DINOV3_PRESETS))
+
+
+def preset_of(name: str) -> Preset | DINOv3Preset:
+    """Return the settings of one of ``MODELS``."""
+    return PRESETS[name] if name in PRESETS else DINOV3_PRESETS[name.removeprefix(_DINOV3)]
 
 
 def vit_adapter(

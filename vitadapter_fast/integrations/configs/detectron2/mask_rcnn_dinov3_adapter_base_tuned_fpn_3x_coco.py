@@ -1,0 +1,9 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Mask R-CNN on ViT-Adapter-B with DINOv3-B, which trains, FPN, COCO, 3x, a LazyConfig."""
+
+from vitadapter_fast.integrations.detectron2_lazy import mask_rcnn_3x
+
+dataloader, lr_multiplier, model, optimizer, train = mask_rcnn_3x(
+    "dinov3-b", pretrained="dinov3_vitb16", injectors=True
+)
