@@ -20,10 +20,13 @@ from worker import PASSES, Spec, Workload
 from vitadapter_fast import ViTAdapter, __version__
 from vitadapter_fast.costs import cost
 from vitadapter_fast.model.config import PRESETS
+from vitadapter_fast.model.presets import preset_of, vit_adapter
 
 OURS, PLAIN, SDPA = "vitadapter_fast", "plain PyTorch", "plain PyTorch + SDPA"
 COMPILED, SDPA_COMPILED = f"{PLAIN}, compiled", f"{SDPA}, compiled"
-ORIGINAL, TIMM, ARITHMETIC = "original code", "timm ViT (no adapter)", "its arithmetic alone"
+ORIGINAL, ARITHMETIC = "original code", "its arithmetic alone"
+TIMM, TRANSFORMERS = "timm ViT (no adapter)", "transformers ViT (no adapter)"
+_NOT_CHECKED = (PLAIN, TIMM, TRANSFORMERS, ARITHMETIC)
 _PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "linear", "_linear_pointwise", "convolution")
 # torch has one for every library that it calls: flash, efficient, cudnn, for_cpu, ...
 _ATTENTION = ("_scaled_dot_product_", "window_attention")
@@ -37,7 +40,9 @@ def contenders(model: str, scale: str) -> list[str]:
         return [OURS]
     is_gpu = scale.startswith("gpu")
     found = [OURS, PLAIN] + [SDPA] * is_gpu
-    if os.environ.get("VITADAPTER_ORIGINAL") and model != "g":  # which the original does not have
+    is_dinov3 = model not in PRESETS
+    # Which the original does not have.
+    if os.environ.get("VITADAPTER_ORIGINAL") and model != "g" and not is_dinov3:
         found.append(ORIGINAL)
     if os.environ.get("VITADAPTER_COMPILED") == "1" or scale == "gpu_full":
         found += [COMPILED] + [SDPA_COMPILED] * is_gpu
@@ -45,6 +50,8 @@ def contenders(model: str, scale: str) -> list[str]:
         return found
     if find_spec("timm"):
         found.append(TIMM)
+    if is_dinov3 and find_spec("transformers"):
+        found.append(TRANSFORMERS)
     return [*found, ARITHMETIC]
 
 
@@ -81,7 +88,7 @@ def build(spec: Spec) -> Workload:
         return None
 
     def check() -> None:
-        if spec.contender in (PLAIN, TIMM, ARITHMETIC):
+        if spec.contender in _NOT_CHECKED:
             return
         if spec.contender in (COMPILED, SDPA_COMPILED):  # once for a shape: that of its times
             pixels, plain = image[0], Plain(adapter, has_sdpa=True)
@@ -99,7 +106,7 @@ def build(spec: Spec) -> Workload:
     flops = {PASSES[0]: total.flops, PASSES[1]: 3 * total.flops}
     # Backward reads what forward read and wrote, and writes gradients.
     moved = {PASSES[0]: total.bytes_moved, PASSES[1]: 3 * total.bytes_moved}
-    if spec.contender in (TIMM, ARITHMETIC):
+    if spec.contender in (TIMM, TRANSFORMERS, ARITHMETIC):
         flops, moved = {}, {}
     return Workload(version, check, run, batch, flops, moved, limit="sum")
 
@@ -107,7 +114,7 @@ def build(spec: Spec) -> Workload:
 def _adapter(name: str, device: str) -> ViTAdapter:
     """Return a preset filled quickly: g has 1.2 billion parameters to draw."""
     with torch.device("meta"):
-        adapter = ViTAdapter(**PRESETS[name].model_kwargs())
+        adapter = vit_adapter(name)
     return fill(adapter.to_empty(device=device))
 
 
@@ -124,7 +131,8 @@ def fill(adapter: ViTAdapter) -> ViTAdapter:
                 low, high = (-0.1, 0.1) if key.endswith(("bias", "running_mean")) else (0.8, 1.2)
                 tensor.uniform_(low, high)
         for interaction in adapter.interactions:
-            interaction.injector.gamma.fill_(0.5)
+            if interaction.injector is not None:
+                interaction.injector.gamma.fill_(0.5)
     return adapter
 
 
@@ -145,10 +153,48 @@ def _contender(contender: str, adapter: ViTAdapter, spec: Spec) -> tuple[nn.Modu
         return theirs, "public code"
     if contender == TIMM:
         return _timm(name), metadata.version("timm")
+    if contender == TRANSFORMERS:
+        return _transformers(name), metadata.version("transformers")
     return adapter, __version__
 
 
+def _transformers(name: str) -> nn.Module:
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    class Tokens(nn.Module):
+        def __init__(self, vit: nn.Module) -> None:
+            super().__init__()
+            self.vit = vit
+
+        def forward(self, image: Tensor) -> Tensor:
+            tokens: Tensor = self.vit(image).last_hidden_state
+            return tokens
+
+    preset = preset_of(name)
+    is_gated = preset.ffn == "swiglu"
+    config = DINOv3ViTConfig(
+        hidden_size=preset.embed_dim,
+        intermediate_size=4 * preset.embed_dim,
+        num_hidden_layers=preset.depth,
+        num_attention_heads=preset.num_heads,
+        num_register_tokens=4,
+        use_gated_mlp=is_gated,
+        hidden_act="silu" if is_gated else "gelu",
+    )
+    return Tokens(DINOv3ViTModel(config))
+
+
+# timm's names of DINOv3's ViTs.
+_TIMM_DINOV3 = {"s": "small", "s+": "small_plus", "b": "base", "l": "large", "h+": "huge_plus"}
+
+
 def _timm(name: str) -> nn.Module:
+    if name not in PRESETS:
+        import timm
+
+        size = _TIMM_DINOV3[name.removeprefix("dinov3-")]
+        vit = timm.create_model(f"vit_{size}_patch16_dinov3_qkvb", num_classes=0, global_pool="")
+        return vit  # type: ignore[no-any-return]
     from timm.layers import SwiGLUPacked
     from timm.models.vision_transformer import VisionTransformer
 

@@ -18,6 +18,7 @@ SIZES: dict[str, list[Shape]] = {
         ("b", (512, 512), 1),
         ("l", (224, 224), 1),
         ("g", (224, 224), 1),
+        ("dinov3-s", (512, 512), 1),
     ],
     # Does the time of a pixel stay what it is? Ours alone.
     "cpu_sizes": [

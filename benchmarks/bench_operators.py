@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""Patch embedding, windowed attention, depthwise convolution and batch norm."""
+"""Patch embedding, windowed attention, rotary positions, depthwise convolution, batch norm."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def cases(scale: str, device: str) -> list[Row]:
         for model, sizes in SIZES.get(scale, {}).items()
         for image, batch in sizes
     }
-    kinds = ["patch_embed", "window_attention", "dwconv_gelu"]
+    kinds = ["patch_embed", "window_attention", "rope", "dwconv_gelu"]
     dtypes = ("bfloat16",) if scale == "gpu" else ()
     found = [row for kind in kinds for row in rows(kind, device, shapes, dtypes)]
     if device == "cpu":  # GPUs run torch's

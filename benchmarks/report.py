@@ -31,6 +31,7 @@ _LABELS = {
     "ms_deform_attn": "Multi-scale deformable attention",
     "patch_embed": "Patch embedding with resized position table",
     "window_attention": "Attention within windows of 14 x 14",
+    "rope": "Rotary position embedding of DINOv3",
     "dwconv_gelu": "Depthwise convolution of the token pyramid with GELU",
     "batch_norm": "Batch norm of the largest map in training, NCHW out",
     "sweep_value_gradient": "Gradient of the value, by atomics and by records",

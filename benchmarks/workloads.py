@@ -24,12 +24,14 @@ from cases import (
     query_centers,
 )
 from peers import Peer, attention_peers
+from plain import rotation
 from torch import Tensor
 from worker import PASSES, Spec, Workload
 
 from vitadapter_fast import __version__, ops
 from vitadapter_fast.checks.tolerance import assert_close, budget, max_err
 from vitadapter_fast.model.config import PRESETS
+from vitadapter_fast.model.rope import RotaryEmbedding
 from vitadapter_fast.ops.window_attention.reference import merge_windows, partition_windows
 
 Op = Callable[..., Tensor]
@@ -295,6 +297,36 @@ def _window_attention(spec: Spec) -> Problem:
     return Problem(make, ours("reference"), contenders, 4 * batch * heads * 64 * pairs)
 
 
+def _rope(spec: Spec) -> Problem:
+    side, batch = spec.shape["image"] // 16, spec.shape.get("batch", 1)
+    heads, count = PRESETS[spec.shape["model"]].num_heads, (spec.shape["image"] // 16) ** 2
+    tables = RotaryEmbedding(64, "bfloat16")((side, side), torch.empty(0, device=spec.device))
+
+    def ours(backend: str | None) -> Op:
+        def run(qkv: Tensor) -> Tensor:
+            own = tables.to(torch.promote_types(qkv.dtype, torch.float32))
+            return ops.rope(qkv, own, (side, side), backend=backend)
+
+        return run
+
+    def composed(qkv: Tensor) -> Tensor:
+        """Cut off the prefix, rotate by tables of all channels, put it back, as transformers."""
+        cos, sin = (part.to(qkv.dtype)[:, None, None] for part in rotation(tables, (side, side)))
+        both, value = qkv.split([2, 1], dim=2)
+        grid, prefix = both.split([count, both.shape[1] - count], dim=1)
+        first, second = grid.chunk(2, dim=4)
+        grid = grid * cos + torch.cat([-second, first], 4) * sin
+        return torch.cat([torch.cat([grid, prefix], 1), value], 2)
+
+    def make(seed: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (batch, count + 5, 3, heads, 64)
+        return [torch.randn(shape, generator=generator).double().requires_grad_()]
+
+    contenders = _ours(spec.device, ours) | {"split + cat": (torch.__version__, composed)}
+    return Problem(make, ours("reference"), contenders, 0)
+
+
 def _dwconv_gelu(spec: Spec) -> Problem:
     model, image, batch = spec.shape["model"], spec.shape["image"], spec.shape.get("batch", 1)
     grids = extractor("", image, 1, 1).query_hw
@@ -349,6 +381,7 @@ PROBLEMS: dict[str, Callable[[Spec], Problem]] = {
     "ms_deform_attn": _attention,
     "patch_embed": _patch_embed,
     "window_attention": _window_attention,
+    "rope": _rope,
     "dwconv_gelu": _dwconv_gelu,
     "batch_norm": _batch_norm,
 }

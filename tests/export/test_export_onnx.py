@@ -56,6 +56,16 @@ def test_gather_file_computes_what_the_model_does(shape, windowed, gather_file):
     assert max(max_errors(got, wanted)) < 1e-4
 
 
+def test_dinov3_file_computes_what_the_model_does(tmp_path):
+    """Rotary positions at sizes that the file was not traced with."""
+    own = {"trunk": "dinov3", "window_attn": False, "injectors": False, "final_norm": True}
+    model = smallest_model(**own)
+    parities = export_onnx(model, tmp_path / "d.onnx", check_sizes=[(64, 96), (96, 64)])
+    assert max(error for parity in parities for error in parity.errors) < 1e-4
+    graph = onnx.load(tmp_path / "d.onnx")
+    assert {node.domain for node in graph.graph.node} == {""}
+
+
 def test_gather_file_has_standard_operators_only(gather_file):
     graph = onnx.load(gather_file)
     assert {node.domain for node in graph.graph.node} == {""}

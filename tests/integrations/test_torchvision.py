@@ -108,6 +108,15 @@ def test_detector_trains_with_a_frozen_vit() -> None:
     assert body.spm.fc1.weight.grad is not None
 
 
+def test_detector_on_dinov3_trains_its_own_adapter() -> None:
+    torch.manual_seed(0)
+    detector = faster_rcnn("dinov3-t", **SMALL).train()
+    sum(detector(*photos()).values()).backward()
+    body = detector.backbone.body
+    assert body.blocks[0].mlp.fc1.weight.grad is None and body.register_tokens.grad is None
+    assert body.interactions[3].extractor.attn.value_proj.weight.grad.abs().max() > 0
+
+
 def test_mask_rcnn_has_as_many_parameters_as_that_of_mmdet() -> None:
     with torch.device("meta"):
         detector = mask_rcnn("s", num_classes=81)
