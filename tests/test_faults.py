@@ -89,7 +89,12 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.parametrize(
-    ("name", "status", "left"), [("SIGINT", 130, 0), ("SIGTERM", 143, 0), ("SIGKILL", -9, 1)]
+    ("name", "status", "left"),
+    [
+        pytest.param("SIGINT", 130, 0, marks=pytest.mark.thorough),
+        pytest.param("SIGTERM", 143, 0, marks=pytest.mark.thorough),
+        ("SIGKILL", -9, 1),
+    ],
 )
 def test_conversion_interrupted(name: str, status: int, left: int, tmp_path: Path) -> None:
     source = saved(official(), tmp_path / "vit.pth")

@@ -209,7 +209,10 @@ def test_gradcheck(backend: str) -> None:
     assert torch.autograd.gradcheck(run, leaves)
 
 
-@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+INDUCTOR = pytest.param("inductor", marks=pytest.mark.thorough)
+
+
+@pytest.mark.parametrize("compiler", ["aot_eager", INDUCTOR])
 def test_compile_fullgraph_with_gradients(compiler: str) -> None:
     args = op_args(torch.float32)
     got = torch.compile(OP, fullgraph=True, backend=compiler)(*args)

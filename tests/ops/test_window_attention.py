@@ -231,7 +231,10 @@ def test_gradcheck(backend: str) -> None:
     assert torch.autograd.gradcheck(run, qkv)
 
 
-@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+INDUCTOR = pytest.param("inductor", marks=pytest.mark.thorough)
+
+
+@pytest.mark.parametrize("compiler", ["aot_eager", INDUCTOR])
 def test_compile_fullgraph_with_gradient(compiler: str) -> None:
     qkv, *rest = op_args(torch.float32)
 
