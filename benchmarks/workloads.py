@@ -300,18 +300,25 @@ def _window_attention(spec: Spec) -> Problem:
 def _rope(spec: Spec) -> Problem:
     side, batch = spec.shape["image"] // 16, spec.shape.get("batch", 1)
     heads, count = PRESETS[spec.shape["model"]].num_heads, (spec.shape["image"] // 16) ** 2
-    tables = RotaryEmbedding(64, "bfloat16")((side, side), torch.empty(0, device=spec.device))
+    whole = RotaryEmbedding(64, "bfloat16")((side, side), torch.empty(0, dtype=torch.float64))
+
+    @cache
+    def tables(device: torch.device, dtype: torch.dtype) -> Tensor:
+        return whole.to(device, torch.promote_types(dtype, torch.float32))
 
     def ours(backend: str | None) -> Op:
-        def run(qkv: Tensor) -> Tensor:
-            own = tables.to(torch.promote_types(qkv.dtype, torch.float32))
-            return ops.rope(qkv, own, (side, side), backend=backend)
+        return lambda qkv: ops.rope(
+            qkv, tables(qkv.device, qkv.dtype), (side, side), backend=backend
+        )
 
-        return run
+    @cache
+    def rotations(device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+        parts = rotation(tables(device, dtype), (side, side))
+        return [part.to(dtype)[:, None, None] for part in parts]
 
     def composed(qkv: Tensor) -> Tensor:
         """Cut off the prefix, rotate by tables of all channels, put it back, as transformers."""
-        cos, sin = (part.to(qkv.dtype)[:, None, None] for part in rotation(tables, (side, side)))
+        cos, sin = rotations(qkv.device, qkv.dtype)
         both, value = qkv.split([2, 1], dim=2)
         grid, prefix = both.split([count, both.shape[1] - count], dim=1)
         first, second = grid.chunk(2, dim=4)

@@ -128,7 +128,7 @@ def test_golden_rotations(channels: int, periods: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_output_and_gradient(backend: str, case: Case, dtype: torch.dtype) -> None:
+def test_output_and_gradients(backend: str, case: Case, dtype: torch.dtype) -> None:
     check(case, dtype, backend)
 
 

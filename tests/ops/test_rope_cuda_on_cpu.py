@@ -22,7 +22,7 @@ def routed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("nan_filled_memory")
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("case", CASES, ids=case_id)
-def test_output_and_gradient(case: Case, dtype: torch.dtype) -> None:
+def test_output_and_gradients(case: Case, dtype: torch.dtype) -> None:
     check(case, dtype, "cuda")
 
 

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.cuda, pytest.mark.parametrize("backend", BACKENDS)]
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("case", CASES, ids=case_id)
-def test_output_and_gradient(backend: str, case: Case, dtype: torch.dtype) -> None:
+def test_output_and_gradients(backend: str, case: Case, dtype: torch.dtype) -> None:
     with nan_filled_memory():
         check(case, dtype, backend, DEVICE)
 
