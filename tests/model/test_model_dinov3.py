@@ -144,6 +144,23 @@ def test_adapter_in_float32(run: str) -> None:
         assert worst(level, golden("adapter")[f"{run}/out{index}"]) < limit
 
 
+@pytest.mark.parametrize("run", ["raw_64x96", "normed_64x96"])
+def test_adapter_with_injectors(run: str) -> None:
+    """As an earlier version's plain modules give it on transformers' blocks, prefix in front."""
+    model = with_adapter(injectors=True, final_norm=run.startswith("normed"))
+    file = golden("injectors")
+    injectors = {name: tensor for name, tensor in file.items() if name.startswith("interactions.")}
+    assert not model.load_state_dict(injectors, strict=False).unexpected_keys
+    seen: list[Tensor] = []
+    model.blocks[-1].register_forward_hook(lambda module, args, out: seen.append(prefix_first(out)))
+    with torch.no_grad():
+        maps = model(file["image"])
+    # Its tables are float32.
+    assert worst(seen[0], file[f"{run}/tokens_last"]) < 5e-6
+    for index, level in enumerate(maps, 1):
+        assert worst(level, file[f"{run}/out{index}"]) < 5e-6
+
+
 @pytest.mark.parametrize("ffn", ["mlp", "swiglu"])
 def test_injectors_of_gamma_0_leave_the_tokens_alone(ffn: str) -> None:
     model = tiny(ffn, injectors=True, final_norm=False)
