@@ -20,8 +20,8 @@ test:  ## the core: every operator and backend, golden files, weights, commands,
 test-all:  ## the long tests as well
 	$(PYTHON) -m pytest $(IN_PARALLEL) --all
 
-test-rest:  ## the long tests alone
-	$(PYTHON) -m pytest $(IN_PARALLEL) --rest
+test-rest:  ## the long tests alone; GROUP=kernels or GROUP=others: half of them
+	$(PYTHON) -m pytest $(IN_PARALLEL) --rest=$(or $(GROUP),all)
 
 FUZZ_SECONDS ?= 300
 RANDOM_CALLS := $(PYTHON) -m pytest -q tests/ops/test_random_cases.py

@@ -24,13 +24,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
-from thorough import is_thorough_file  # noqa: E402
+from thorough import GROUPS, group_of  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("vitadapter_fast")
     group.addoption("--all", action="store_true", help="the long tests as well: compilers, fuzz")
-    group.addoption("--rest", action="store_true", help="the long tests alone")
+    group.addoption(
+        "--rest",
+        nargs="?",
+        const="all",
+        choices=("all", *GROUPS),
+        help="the long tests alone; --rest=GROUP: one of their two groups",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
     is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     config.option.leaves_out = ""
     if config.getoption("--rest"):
-        config.option.leaves_out = "core"
+        config.option.leaves_out = f"all but {config.getoption('--rest')}"
     elif is_whole and not config.getoption("--all") and not config.option.markexpr:
         config.option.leaves_out = "thorough"
 
@@ -54,11 +60,13 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.option.leaves_out:
         return
+    wanted: set[str | None] = {None}
+    if config.option.leaves_out != "thorough":
+        group = config.option.leaves_out.removeprefix("all but ")
+        wanted = set(GROUPS) if group == "all" else {group}
     left_out, kept = [], []
     for item in items:
-        is_thorough = item.get_closest_marker("thorough") is not None or is_thorough_file(item.path)
-        is_left_out = is_thorough == (config.option.leaves_out == "thorough")
-        (left_out if is_left_out else kept).append(item)
+        (kept if group_of(item) in wanted else left_out).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
 

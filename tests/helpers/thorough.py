@@ -1,34 +1,50 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""The long tests, by folder and file."""
+"""The long tests, in two groups that take about as long, by folder and file."""
 
 from pathlib import Path
+
+import pytest
 
 _TESTS = Path(__file__).resolve().parents[1]
 
 # What a run of all tests leaves out unless it is asked for: long, and rarely of news.
 # A file or test that is named on the command line runs all the same.
 THOROUGH = {
-    "checks": ["info"],
-    "commands": ["export_command"],
-    "export": ["export_onnx", "export_program"],
-    "fused": ["touched"],
-    "model": ["model_compiled", "model_distributed", "model_random"],
-    "ops": [
-        *("cuda_code", "cuda_emulation", "cuda_on_cpu", "sanitizers", "triton_code"),
-        *("dwconv_gelu_cuda_on_cpu", "patch_embed_cuda_on_cpu", "triton_interpreter"),
-        "rope_cuda_on_cpu",
-        *("dwconv_gelu_triton", "patch_embed_triton", "window_attention_triton"),
-        *("hostile_calls", "random_cases"),
-    ],
-    ".": [
-        *("benchmarks", "benchmarks_clocks", "benchmarks_overhead", "benchmarks_runs"),
-        *("build", "concurrency", "determinism", "memory", "supply_chain", "toolkits"),
-    ],
+    # The compiled kernels: sanitizers, random and hostile calls, machine code, builds.
+    "kernels": {
+        "ops": [
+            *("cuda_code", "cuda_emulation", "cuda_on_cpu", "dwconv_gelu_cuda_on_cpu"),
+            *("hostile_calls", "patch_embed_cuda_on_cpu", "random_cases", "rope_cuda_on_cpu"),
+            "sanitizers",
+        ],
+        ".": ["build", "supply_chain", "toolkits"],
+    },
+    # Triton, compiled models, export, benchmarks; and single tests marked as thorough.
+    "others": {
+        "checks": ["info"],
+        "commands": ["export_command"],
+        "export": ["export_onnx", "export_program"],
+        "fused": ["touched"],
+        "model": ["model_compiled", "model_distributed", "model_random"],
+        "ops": [
+            *("dwconv_gelu_triton", "patch_embed_triton", "triton_code", "triton_interpreter"),
+            "window_attention_triton",
+        ],
+        ".": [
+            *("benchmarks", "benchmarks_clocks", "benchmarks_overhead", "benchmarks_runs"),
+            *("concurrency", "determinism", "memory"),
+        ],
+    },
 }
+GROUPS = tuple(THOROUGH)
 
 
-def is_thorough_file(path: Path) -> bool:
-    """Return whether all tests of a file are long."""
-    folder = path.parent.relative_to(_TESTS).as_posix()
-    return path.stem.removeprefix("test_") in THOROUGH.get(folder, [])
+def group_of(item: pytest.Item) -> str | None:
+    """Return the group of a long test, or None for one of the core."""
+    folder = item.path.parent.relative_to(_TESTS).as_posix()
+    name = item.path.stem.removeprefix("test_")
+    for group, files in THOROUGH.items():
+        if name in files.get(folder, []):
+            return group
+    return "others" if item.get_closest_marker("thorough") is not None else None
