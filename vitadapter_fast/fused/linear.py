@@ -25,12 +25,12 @@ class Form(NamedTuple):
     Attributes:
         dtype: Of the matrix products.
         is_ours: Whether kernels of ours normalize and activate: those of float32 on the CPU.
-        has_onednn: Whether oneDNN multiplies, as far as tokens and weights decide it.
+        is_suited: Whether products are of float32 on the CPU, as ``gemm.linear`` asks.
     """
 
     dtype: torch.dtype
     is_ours: bool
-    has_onednn: bool
+    is_suited: bool
 
 
 def mode_reason(x: Tensor) -> str | None:
@@ -62,7 +62,7 @@ def form_of(x: Tensor, weight: Tensor) -> Form:
         and x.numel() > 0
         and extension.load()[0] is not None
     )
-    return Form(dtype, is_ours, is_ours and dtype == torch.float32 and gemm.is_available())
+    return Form(dtype, is_ours, is_ours and dtype == torch.float32)
 
 
 def _product_dtype(x: Tensor, wanted: torch.dtype) -> torch.dtype | None:
@@ -198,7 +198,7 @@ class _NormLinear(torch.autograd.Function):
         ctx.eps, ctx.form = eps, form
         rows = normalized.reshape(-1, x.shape[-1]).to(form.dtype)
         ctx.set_materialize_grads(False)
-        out = gemm.linear(rows, weight, bias, is_onednn=form.has_onednn)
+        out = gemm.linear(rows, weight, bias, is_suited=form.is_suited)
         # As torch's own products: not a view of what nobody else has, so it may be overwritten.
         return torch.ops.aten._unsafe_view(out, (*x.shape[:-1], weight.shape[0])), x
 
@@ -273,10 +273,10 @@ class _ResidualLinear(torch.autograd.Function):
         if kept is None and x.dtype == dtype:
             plus = x.reshape(-1, x.shape[-1])
             total = gemm.linear(
-                rows, scaled, shift, plus=plus, overwrites=overwrites, is_onednn=form.has_onednn
+                rows, scaled, shift, plus=plus, overwrites=overwrites, is_suited=form.is_suited
             )
             return total.view(x.shape)
-        branch = gemm.linear(rows, scaled, shift, is_onednn=form.has_onednn).view(x.shape)
+        branch = gemm.linear(rows, scaled, shift, is_suited=form.is_suited).view(x.shape)
         return x + branch if kept is None else torch.addcmul(x, kept.to(x.dtype), branch)
 
     @staticmethod

@@ -33,7 +33,7 @@ def linear(
     *,
     plus: Tensor | None = None,
     overwrites: bool = False,
-    is_onednn: bool = False,
+    is_suited: bool = False,
 ) -> Tensor:
     """Return ``rows @ weight.T + bias + plus``, [N, C]; records no gradients.
 
@@ -43,21 +43,28 @@ def linear(
         bias: [C] or None.
         plus: [N, C] or None.
         overwrites: Whether the result may come in the memory of ``plus``.
-        is_onednn: Whether all is known to suit oneDNN; else it is asked.
+        is_suited: Whether all is known to be dense float32 on the CPU; else it is asked.
     """
     product: Tensor
     nbytes = rows.shape[0] * weight.shape[0] * 4
-    if not (is_onednn or (_has_avx512 and _suits_onednn(rows, weight))):
+    if not (is_suited or _is_suited(rows, weight)):
         product = F.linear(rows, weight, bias)
     elif nbytes > _HEAP_BYTES and _is_better_in_pieces(rows, weight):
         return _in_pieces(rows, weight, bias, plus, plus if overwrites else None)
     else:
         memory.expect_output(nbytes)
-        # It takes any strides of rows and weight, but reads the bias as dense memory.
-        bias = None if bias is None else bias.contiguous()
-        product = _by_onednn(rows, weight, bias, "none", [], "")
+        product = _product(rows, weight, bias) if _has_avx512 else F.linear(rows, weight, bias)
     # Not oneDNN's fused sum: 5376 x 384 x 384 takes 4.5 ms and with that 7.4.
     return product if plus is None else product.add_(plus)
+
+
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if not has_onednn():
+        return F.linear(rows, weight, bias)
+    # It takes any strides of rows and weight, but reads the bias as dense memory.
+    bias = None if bias is None else bias.contiguous()
+    product: Tensor = _by_onednn(rows, weight, bias, "none", [], "")
+    return product
 
 
 def _is_better_in_pieces(rows: Tensor, weight: Tensor) -> bool:
@@ -74,11 +81,10 @@ def _in_pieces(
     """
     if out is None:
         out = memory.output(rows.new_empty(rows.shape[0], weight.shape[0]))
-    bias = None if bias is None else bias.contiguous()
     for i, some_rows in enumerate(torch.split(rows, _PIECE)):
-        memory.expect_output(some_rows.shape[0] * weight.shape[0] * 4)
         piece = slice(i * _PIECE, i * _PIECE + some_rows.shape[0])
-        product = _by_onednn(some_rows, weight, bias, "none", [], "")
+        memory.expect_output(some_rows.shape[0] * weight.shape[0] * 4)
+        product = _product(some_rows, weight, bias)
         if plus is None:
             out[piece] = product
         else:
@@ -93,7 +99,7 @@ def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
         grad: [N, C].
         rows: [N, K].
     """
-    if not (_suits_onednn(rows, grad) and token_rows.is_ours(grad)):
+    if not (has_onednn() and _is_suited(rows, grad) and token_rows.is_ours(grad)):
         return linear(grad.t(), rows.t())  # others take any strides
     # oneDNN wants its first matrix dense: transpose the smaller, in pieces that stay in the cache.
     if grad.shape[1] > rows.shape[1]:
@@ -110,19 +116,18 @@ def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
     return total
 
 
-def is_available() -> bool:
+def has_onednn() -> bool:
     """Return whether this torch has oneDNN's products, and they are the fastest here."""
     is_there = _has_avx512 and _by_onednn is not None
     return is_there and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
-def _suits_onednn(rows: Tensor, weight: Tensor) -> bool:
+def _is_suited(rows: Tensor, weight: Tensor) -> bool:
     return (
         type(rows) in _PLAIN  # fake tensors, and others that only look like dense ones, go to torch
         and type(weight) in _PLAIN
         and tensors.is_on_cpu(rows)
         and rows.dtype == weight.dtype == torch.float32
-        and is_available()
         and not tensors.is_recorded()  # a compiler chooses GEMMs itself
         and rows.numel() > 0
         and weight.numel() > 0
