@@ -173,7 +173,7 @@ def test_a_run_cut_short_keeps_what_it_has(tmp_path: Path) -> None:
             time.sleep(0.2)
         process.send_signal(each)
     for folder, process in runs.values():
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
         run = report.load(folder / "out.json")
         assert len(run.results) == 2 and not run.is_complete
         assert "Partial: the run was cut short after 2 results." in report.tables(run)

@@ -129,7 +129,7 @@ def test_inputs_of_any_strides_give_the_same(form: str, monkeypatch: pytest.Monk
 
 def rows_of(tensor: Tensor) -> tuple[bool, int, int]:
     """Return whether the tensor is read in place, its rows an image and its stride of rows."""
-    told = triton._rows("value", tensor)
+    told = _triton.rows("value", tensor)
     return told["value"] is tensor, told["value_rows"], told["VALUE_ROW"]
 
 
