@@ -135,7 +135,7 @@ def test_presets_are_known_by_name() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: faster_rcnn("xl"), "faster_rcnn: backbone must be one of s, b, l, g, dinov3-t.* 'xl'"),
+        (lambda: faster_rcnn("xl"), "backbone must be one of s, b, l, g, dinov3-t.* 'xl'"),
         (lambda: mask_rcnn(tiny_adapter(), pretrained="a.pth"), "pretrained is for presets"),
         (lambda: ViTAdapterFPN(tiny_adapter(), fpn_norm="BN"), "one of none, GN, got 'BN'"),
     ],
