@@ -33,7 +33,7 @@ _DINOV3_NAMES = {
 _BLOCK = re.compile(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias|lambda1)")
 # Files have the short form, the state dict of transformers' model the long one.
 _DINOV3_BLOCK = re.compile(r"(?:model\.)?layer\.(\d+)\.(.+)\.(weight|bias|lambda1)")
-# A part of a block -> (official part, place in the concatenation, parts of it).
+# A part of a block -> (official part, index in the concatenation, parts of it).
 # transformers renamed the attention and SwiGLU layers; files with either names are around.
 _PARTS = {
     "norm1": ("norm1", 0, 1),
@@ -72,7 +72,7 @@ def from_hugging_face(backbone: Mapping[str, Tensor], *, is_dinov3: bool) -> dic
     parts = _PARTS if is_gated else _PARTS | _UNGATED
     block = _DINOV3_BLOCK if is_dinov3 else _BLOCK
 
-    def place(name: str) -> tuple[str, int, int]:
+    def target_of(name: str) -> tuple[str, int, int]:
         match = block.fullmatch(name)
         if name in names:
             return names[name], 0, 1
@@ -82,4 +82,4 @@ def from_hugging_face(backbone: Mapping[str, Tensor], *, is_dinov3: bool) -> dic
         kind = "gamma" if match[3] == "lambda1" else match[3]
         return f"blocks.{match[1]}.{part}.{kind}", index, count
 
-    return joined(backbone, place, fills_keys=is_dinov3)
+    return joined(backbone, target_of, fills_keys=is_dinov3)

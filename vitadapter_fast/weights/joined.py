@@ -75,28 +75,28 @@ def can_join(parts: Sequence[Tensor]) -> bool:
 
 def joined(
     tensors: Mapping[str, Tensor],
-    place: Callable[[str], tuple[str, int, int]],
+    target_of: Callable[[str], tuple[str, int, int]],
     *,
     fills_keys: bool = False,
 ) -> dict[str, Weight]:
-    """Rename tensors, and join those that have one place together.
+    """Rename tensors, and join those of one target together.
 
     Args:
         tensors: As a file names them.
-        place: Of a name, the one that it shall have, which part of that it is, and of how many.
+        target_of: Of a name, the one that it shall have, which part of that it is, and of how many.
         fills_keys: Whether a bias of queries, keys and values may lack that of keys, for which
             zeros stand then.
 
     Returns:
-        What has a part of its own for each place; the rest keeps its names, to be reported.
+        Each target that has all its parts; the rest keeps its names, to be reported.
     """
     pieces: dict[str, dict[int, str]] = {}
     counts: dict[str, int] = {}
     named: dict[str, Weight] = {}
     for name, tensor in tensors.items():
-        target, index, count = place(name)
+        target, index, count = target_of(name)
         counts.setdefault(target, count)
-        # A second tensor for a place taken stays under its own name, and is reported as unknown.
+        # A second tensor for a part taken stays under its own name, and is reported as unknown.
         if counts[target] != count or index in pieces.setdefault(target, {}):
             named[name] = tensor
         else:

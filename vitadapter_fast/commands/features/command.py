@@ -256,7 +256,7 @@ def _weights_of(args: argparse.Namespace) -> Path | None:
     if args.weights is not None:
         return None if str(args.weights) == _RANDOM else Path(args.weights)
     if args.model not in PRESETS:
-        _log.warning("weights are random: those of %s want --weights", args.model)
+        _log.warning("weights are random: give a file for %s with --weights", args.model)
         return None
     name = f"dinov2_vit{args.model}14"
     try:
