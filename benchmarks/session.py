@@ -8,9 +8,10 @@ import time
 from typing import Any
 
 import limits as bounds
+from problems import OURS
 from results import Results
 from worker import Failed, Spec, Worker
-from workloads import OURS, Row
+from workloads import Row
 
 _log = logging.getLogger("vitadapter_fast.benchmarks")
 _FLOOR_S, _ROUNDS = 0.4, (3, 25)  # time that rounds take together, if their number allows

@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any
 
 from cases import AttnCase, make_inputs
+from problems import OURS, Problem, backends
 from torch import Tensor
 from worker import Spec
-from workloads import OURS, Problem, backends
 
 from vitadapter_fast import __version__, ops
 from vitadapter_fast.ops.ms_deform_attn import _value_gradient

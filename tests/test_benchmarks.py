@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import backbones  # noqa: E402
 import figures  # noqa: E402
 import gate  # noqa: E402
+import problems  # noqa: E402
 import report  # noqa: E402
 import workloads  # noqa: E402
 from worker import PASSES, Spec  # noqa: E402
@@ -31,16 +32,16 @@ SMALL = {"model": "s", "image": 64}
 COMMITTED = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 
 
-def spec(kind: str, contender: str = workloads.OURS, **shape: Any) -> Spec:
+def spec(kind: str, contender: str = problems.OURS, **shape: Any) -> Spec:
     if kind == "ms_deform_attn":
         shape = {"side": "injector", "entry": "op", **shape}
     return Spec(kind, contender, {**SMALL, **shape})
 
 
-@pytest.mark.parametrize("kind", workloads.PROBLEMS)
+@pytest.mark.parametrize("kind", problems.PROBLEMS)
 def test_every_contender_passes_its_check_and_runs_both_ways(kind: str) -> None:
-    contenders = workloads.PROBLEMS[kind](spec(kind)).contenders
-    assert workloads.OURS in contenders and len(contenders) > 1
+    contenders = problems.PROBLEMS[kind](spec(kind)).contenders
+    assert problems.OURS in contenders and len(contenders) > 1
     for contender in contenders:
         work = workloads.build(spec(kind, contender))
         work.check()

@@ -24,6 +24,7 @@ import agreement  # noqa: E402
 import backbones  # noqa: E402
 import estimate  # noqa: E402
 import figures  # noqa: E402
+import problems  # noqa: E402
 import report  # noqa: E402
 import results  # noqa: E402
 import sweeps  # noqa: E402
@@ -113,7 +114,7 @@ def test_rivals_of_the_attention_can_be_captured(kind: str) -> None:
         work.check()
         for passes in PASSES:
             work.run(passes, 0)
-            if not contender.startswith(workloads.OURS):
+            if not contender.startswith(problems.OURS):
                 with Capturable("cpu"):
                     work.run(passes, 0)
 
