@@ -16,6 +16,7 @@ import pybind11
 import pytest
 import torch
 from checkpoint_cases import official, saved, tiny_model
+from folders import names_in
 from torch import Tensor
 
 from vitadapter_fast import BackendUnavailable, CheckpointError
@@ -37,15 +38,10 @@ def attend(backend: str | None = None) -> Tensor:
 def run(code: str, *arguments: Any, status: int = 0, folder: Path = ROOT) -> Any:
     """Run code in a process of its own, which must end with this status."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
-    environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), f"{ROOT}/tests/helpers"])}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env)
     assert done.returncode == status, done.stderr[-3000:]
     return done
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_docs_and_tests_name_the_same_faults() -> None:
@@ -60,8 +56,7 @@ def test_docs_and_tests_name_the_same_faults() -> None:
 def test_out_of_memory_in_forward_or_backward() -> None:
     program = (Path(__file__).parent / "helpers" / "out_of_memory.py").read_text()
     *moments, in_forward, in_backward = json.loads(run(program).stdout)
-    # Once in 40 runs the heap happens to hold what is left of a step.
-    outcomes = [moment for moment in moments if moment is not None]
+    outcomes = [moment for moment in moments if moment]  # in 1 of 40 runs the heap holds a step
     told = re.compile("can't allocate memory|std::bad_alloc")
     assert all(kind == "MemoryError" or told.search(message) for _, kind, message in outcomes)
     assert {when for when, kind, _ in outcomes if kind == "RuntimeError"} == {"forward", "backward"}
@@ -99,8 +94,7 @@ sys.exit(main(sys.argv[2:]))
 def test_conversion_interrupted(name: str, status: int, left: int, tmp_path: Path) -> None:
     source = saved(official(), tmp_path / "vit.pth")
     run(INTERRUPTED, name, source, status=status)
-    unfinished = re.compile(r"\.vit_14to16\.pth\..+\.part")
-    parts = list(filter(unfinished.fullmatch, names_in(tmp_path)))
+    parts = [name for name in names_in(tmp_path) if re.fullmatch(r"\.vit_14.+\.part", name)]
     assert len(parts) == left
     assert names_in(tmp_path) == [*parts, "vit.pth"]
     run("from vitadapter_fast.commands.convert import main; raise SystemExit(main())", source)

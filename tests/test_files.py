@@ -7,16 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+from folders import names_in
 
 import vitadapter_fast
 from vitadapter_fast.errors import CommandError
 from vitadapter_fast.files import make_folder, replacing, replacing_with_others
 
 WRITERS = (replacing, replacing_with_others)
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("writer", WRITERS)

@@ -26,6 +26,7 @@ from checkpoint_cases import (
     vit_shapes,
     with_registers,
 )
+from folders import names_in
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -54,10 +55,6 @@ def load(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     tensors: dict[str, Tensor] = torch.load(path, weights_only=True)
     return tensors
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch._inductor.config as inductor
 from export_cases import max_errors, smallest, smallest_model
+from folders import names_in
 
 import vitadapter_fast
 from vitadapter_fast.commands import cli, options
@@ -33,10 +34,6 @@ ONNX = [*STATIC, "--format", "onnx", "--out", "model.onnx"]
 def in_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(options, "vit_adapter", smallest)
-
-
-def names_in(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_weights_too_large_for_onnx_lie_beside_it(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from dinov3_cases import DINOV3_TINY, FFNS
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -22,21 +23,6 @@ from vitadapter_fast.weights import load_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "dinov3"
 FILES = {"mlp": "dinov3_tiny_mlp_official.pth", "swiglu": "dinov3_tiny_swiglu_official.safetensors"}
-TINY: dict[str, Any] = {
-    "trunk": "dinov3",
-    "embed_dim": 48,
-    "depth": 6,
-    "num_heads": 2,
-    "conv_inplane": 8,
-    "deform_num_heads": 2,
-    "deform_ratio": 0.5,
-    "interaction_indexes": [[0, 0], [1, 2], [3, 3], [4, 5]],
-    "vit_features": "stages",
-    "injectors": False,
-    "final_norm": True,
-    "norm": "BN",
-}
-SWIGLU = {"ffn": "swiglu", "mlp_ratio": 6.0}
 PERIODS = {"bf16": "bfloat16", "exact": "exact"}
 
 
@@ -47,7 +33,7 @@ def golden(name: str) -> dict[str, Tensor]:
 
 def tiny(ffn: str = "mlp", periods: str = "exact", **overrides: Any) -> ViTAdapter:
     """Return a model with the golden weights: of the trunk alone, where the adapter has others."""
-    keywords = {**TINY, **(SWIGLU if ffn == "swiglu" else {}), "rope_periods": periods}
+    keywords = {**DINOV3_TINY, **FFNS[ffn], "norm": "BN", "rope_periods": periods}
     model = ViTAdapter(**{**keywords, **overrides})
     load_checkpoint(model, GOLDEN / FILES[ffn])
     return model.double().eval()
@@ -190,7 +176,7 @@ def test_prefix_tokens_attend_and_nothing_beside_the_vit_sees_them(final_norm: b
         rope = model.rope(grids.vit_hw, image)
         taps = []
         for interaction, (first, last) in zip(
-            model.interactions, TINY["interaction_indexes"], strict=True
+            model.interactions, DINOV3_TINY["interaction_indexes"], strict=True
         ):
             patches = interaction.injector(patches, c, grids)
             for index in range(first, last + 1):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from cases import AWKWARD, REAL, AttnCase, ConvCase, ConvInputs, make_conv_inputs, make_inputs
-from test_cuda_device import DEVICE, assert_same, backend, how, on_device
+from test_cuda_device import DEVICE, assert_same, how, on_device
 from test_dwconv_gelu import cotangent_of as conv_cotangent
 from test_dwconv_gelu import results as conv_results
 from test_ms_deform_attn import DTYPES, case_id, check, cotangent_of, dtype_id, results
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vitadapter_fast.native import cuda_device
 
-__all__ = ["backend", "how"]  # fixtures
+__all__ = ["how"]  # a fixture
 
 pytestmark = pytest.mark.cuda
 FORMS: dict[str, Callable[[AttnCase], AttnCase]] = {

@@ -27,33 +27,16 @@ from torch import Tensor
 
 import vitadapter_fast
 from vitadapter_fast.native import cuda_device, extension
-from vitadapter_fast.ops import _triton
 from vitadapter_fast.ops.ms_deform_attn import _value_gradient, cuda
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = "cuda"
+NO_CUDA = cuda_device.cuda_unavailable_reason()
 # Many points to a cell, so that threads meet; and several levels.
 CROWDED = AttnCase("crowded", 2, 2, 32, 4, ((4, 4),), ((24, 24), (12, 12)))
 SHAPES = [CROWDED, REAL[1], REAL[1].classic()]
 
 pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
-
-
-def reason_against(backend: str) -> str | None:
-    if backend == "cuda":
-        return cuda_device.cuda_unavailable_reason()
-    if not torch.cuda.is_available():
-        return "no CUDA device was found"
-    if (reason := _triton.unavailable_reason()) is not None:
-        return reason
-    return "TRITON_INTERPRET is set" if _triton.is_interpreted() else None
-
-
-@pytest.fixture(params=["cuda", "triton"])
-def backend(request: pytest.FixtureRequest) -> str:
-    if (reason := reason_against(request.param)) is not None:
-        pytest.skip(reason)
-    return str(request.param)
 
 
 @pytest.fixture(params=HOW)
@@ -236,7 +219,7 @@ def test_process_that_uses_only_the_second_device_makes_no_context_on_the_first(
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.skipif(reason_against("cuda") is not None, reason=str(reason_against("cuda")))
+@pytest.mark.skipif(NO_CUDA is not None, reason=str(NO_CUDA))
 def test_failing_launch_names_kernel_architecture_and_remedy() -> None:
     # One block more than a grid can have: refused before anything runs, and nothing is read.
     call = {

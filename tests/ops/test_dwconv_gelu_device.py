@@ -13,20 +13,9 @@ from test_dwconv_gelu import (
 )
 from torch import Tensor
 
-from vitadapter_fast.native import cuda_device
-from vitadapter_fast.ops import _triton
-
-WHY_NOT = {
-    "cuda": cuda_device.cuda_unavailable_reason(),
-    "triton": _triton.unavailable_reason() if torch.cuda.is_available() else "no CUDA device",
-}
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(reason is not None, reason=str(reason)))
-    for name, reason in WHY_NOT.items()
-]
 SHAPES = [REAL_CONV[1], AWKWARD_CONV[6]]  # whole vectors of channels, and an odd number
 
-pytestmark = [pytest.mark.cuda, pytest.mark.parametrize("backend", BACKENDS)]
+pytestmark = pytest.mark.cuda
 
 
 def on_device(case: ConvCase, dtype: torch.dtype = torch.float32, seed: int = 0) -> ConvInputs:

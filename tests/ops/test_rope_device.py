@@ -8,20 +8,9 @@ from summing import nan_filled_memory
 from test_cuda_device import DEVICE
 from test_rope import CASES, DTYPES, LAYOUTS, Case, case_id, check, check_in_place, dtype_id
 
-from vitadapter_fast.native import cuda_device
-from vitadapter_fast.ops import _triton
 from vitadapter_fast.ops.rope import cuda, triton
 
-WHY_NOT = {
-    "cuda": cuda_device.cuda_unavailable_reason(),
-    "triton": _triton.unavailable_reason() if torch.cuda.is_available() else "no CUDA device",
-}
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(reason is not None, reason=str(reason)))
-    for name, reason in WHY_NOT.items()
-]
-
-pytestmark = [pytest.mark.cuda, pytest.mark.parametrize("backend", BACKENDS)]
+pytestmark = pytest.mark.cuda
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)

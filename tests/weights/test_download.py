@@ -3,85 +3,20 @@
 """Model names download the official file, once and checked; a failure leaves nothing."""
 
 import logging
-import re
 import socket
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
 from checkpoint_cases import Payload, as_hf, official, published_size, saved, tiny_model
+from download_server import SMALL, SMALL_REG, Server, pth_bytes
+from folders import names_in
 from safetensors.torch import save
 
 from vitadapter_fast import CheckpointError, vit_adapter_s
-from vitadapter_fast.commands import cli
 from vitadapter_fast.commands.convert import main
 from vitadapter_fast.weights import download, load_checkpoint
 from vitadapter_fast.weights.download import OfficialModel, official_model
-
-
-class Server:
-    """What the loopback server sends for each path, and what it was asked for."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.requested: list[str] = []
-        # Bytes that the header announces beyond those sent.
-        self.num_withheld = 0
-        self.address = ""
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    state = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            state.requested.append(self.path)
-            if self.path not in state.files:
-                self.send_error(404)
-                return
-            content = state.files[self.path]
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content) + state.num_withheld))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    http_server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http_server.serve_forever, args=(0.01,))
-    thread.start()
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    state.address = f"http://127.0.0.1:{http_server.server_port}"
-    monkeypatch.setenv("VITADAPTER_DINOV2_URL", f"{state.address}/d")
-    yield state
-    http_server.shutdown()
-    http_server.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current directory."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
-
-
-SMALL = "/d/dinov2_vits14/dinov2_vits14_pretrain.pth"
-SMALL_REG = "/d/dinov2_vits14/dinov2_vits14_reg4_pretrain.pth"
-
-
-def pth_bytes(name: str, tmp_path: Path) -> bytes:
-    return saved(published_size(name), tmp_path / "served.pth").read_bytes()
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -271,14 +206,6 @@ def test_damaged_file_that_was_there_is_kept(server: Server, folder: Path) -> No
     assert (folder / "dinov2_vits14_pretrain.pth").read_bytes() == b"mine"
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where torch.hub keeps checkpoints; does not exist yet."""
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    return tmp_path / "torch" / "hub" / "checkpoints"
-
-
 @pytest.mark.parametrize("kind", [str, Path])
 def test_pretrained_takes_a_name_and_downloads_it_once(
     kind: type, server: Server, folder: Path, hub: Path, tmp_path: Path
@@ -398,48 +325,3 @@ def test_hub_folder_that_cannot_be_made_is_told(hub: Path, tmp_path: Path) -> No
     (tmp_path / "torch").touch()
     with pytest.raises(CheckpointError, match="the folder .* cannot be made: .*TORCH_HOME"):
         load_checkpoint(tiny_model(), "dinov2_vits14")
-
-
-def text(capsys: pytest.CaptureFixture[str]) -> str:
-    """What was printed, without what breaks its lines."""
-    return "".join(capsys.readouterr().out.split())
-
-
-FEATURES = ["features", "--size", "64", "--device", "cpu"]
-
-
-def test_features_fetch_the_small_model_by_themselves(
-    server: Server, folder: Path, hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server.files[SMALL] = pth_bytes("official_small", tmp_path)
-    for requests in (2, 2):  # one to see whether the server answers
-        assert cli.main(FEATURES) == 0
-        assert "dinov2_vits14_pretrain.pth(official):ViTonly" in text(capsys)
-        assert server.requested == [SMALL] * requests
-    assert names_in(hub) == ["dinov2_vits14_pretrain.pth"]
-
-
-@pytest.mark.parametrize("model", ["s", "b"])
-def test_features_without_a_network_say_so_and_go_on(
-    model: str, server: Server, folder: Path, hub: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main([*FEATURES, "--model", model]) == 0
-    out, err = capsys.readouterr()
-    assert "random (seed 0)" in out
-    assert err.count("\n") == 1
-    told = "cannot reach .*: HTTP Error 404" if model == "s" else "--weights dinov2_vitb14 does it"
-    assert re.search(f"warning: weights are random: dinov2_vit{model}14.*{told}", err)
-    assert server.requested == ([SMALL] if model == "s" else [])
-    assert not hub.exists()
-
-
-def test_features_take_what_was_downloaded_before(
-    server: Server, folder: Path, hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    hub.mkdir(parents=True)
-    saved(published_size("official_small"), hub / "dinov2_vits14_pretrain.pth")
-    assert cli.main(FEATURES) == 0
-    assert "dinov2_vits14_pretrain.pth(official)" in text(capsys)
-    assert cli.main([*FEATURES, "--weights", "random"]) == 0
-    assert "random (seed 0)" in capsys.readouterr().out
-    assert server.requested == []
