@@ -226,6 +226,17 @@ __device__ __forceinline__ void store8(const float from[8], T* to) {
                  pack2(T{}, from[4], from[5]), pack2(T{}, from[6], from[7]));
 }
 
+// kVec neighboring elements: 16 bytes of them or one.
+template <typename T, int kVec>
+__device__ __forceinline__ void store(const Compute<T> from[kVec], T* to) {
+  if constexpr (kVec == 8)
+    store8(from, to);
+  else if constexpr (kVec == 4)
+    *reinterpret_cast<float4*>(to) = make_float4(from[0], from[1], from[2], from[3]);
+  else
+    from_compute(from[0], to);
+}
+
 // Two neighboring elements, from one aligned read.
 __device__ __forceinline__ void load2(const float* from, float to[2]) {
   const float2 both = __ldg(reinterpret_cast<const float2*>(from));

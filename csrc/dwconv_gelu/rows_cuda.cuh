@@ -62,16 +62,6 @@ __device__ __forceinline__ void load_or_zero(bool is_inside, const T* from, Comp
   for (int i = 0; i < kVec; ++i) to[i] = 0;
 }
 
-template <typename T, int kVec>
-__device__ __forceinline__ void store(const Compute<T> from[kVec], T* to) {
-  if constexpr (kVec == 8)
-    store8(from, to);
-  else if constexpr (kVec == 4)
-    *reinterpret_cast<float4*>(to) = make_float4(from[0], from[1], from[2], from[3]);
-  else
-    from_compute(from[0], to);
-}
-
 // Makes the compiler keep a number as it is: it would widen packed taps again for every row, a
 // fifth of all instructions.
 __device__ __forceinline__ void keep(float& number) {

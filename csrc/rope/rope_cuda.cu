@@ -36,16 +36,6 @@ __device__ __forceinline__ void load(const T* from, Compute<T> to[kVec]) {
   }
 }
 
-template <typename T, int kVec>
-__device__ __forceinline__ void store(const Compute<T> from[kVec], T* to) {
-  if constexpr (kVec == 8)
-    store8(from, to);
-  else if constexpr (kVec == 4)
-    *reinterpret_cast<float4*>(to) = make_float4(from[0], from[1], from[2], from[3]);
-  else
-    from_compute(from[0], to);
-}
-
 template <int kVec, typename C>
 __device__ __forceinline__ void load_table(const C* from, C to[kVec]) {
   if constexpr (kVec == 8)
