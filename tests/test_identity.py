@@ -15,7 +15,6 @@ IDENTITY = {
     "weights/choice.py": {"id"},  # within one call, of what a file's dict holds
     "native/captured.py": {"data_ptr"},  # of weights, asked at every call
     "ops/_backends.py": {"data_ptr"},  # its alignment, asked at every call
-    "native/memory.py": {"data_ptr"},  # to ask for its pages at once
     "native/extension.py": {"data_ptr"},  # handed to a kernel that runs before the call returns
     "ops/ms_deform_attn/cuda.py": {"data_ptr"},  # its alignment, asked at every call
 }

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import vitadapter_fast
-from vitadapter_fast.native import extension, memory
+from vitadapter_fast.native import extension, gemm, memory
 
 COUNT_FAULTS = """
 import resource, sys
@@ -55,20 +55,20 @@ def test_without_glibc_nothing_is_changed(
 @pytest.mark.parametrize("numel", [0, 1, 2**20 - 1, 2**20, 3 * 2**20 + 7])
 def test_an_output_keeps_its_place_and_what_is_in_it(numel: int) -> None:
     tensor = torch.arange(numel, dtype=torch.float32)
-    assert memory.output(tensor) is tensor
+    assert extension.in_huge_pages(tensor) is tensor
     assert torch.equal(tensor, torch.arange(numel, dtype=torch.float32))
 
 
 def test_no_output_stays_none() -> None:
-    assert memory.output(None) is None
+    assert extension.in_huge_pages(None) is None
 
 
 COUNT_FAULTS_OF_PRODUCTS = """
 import resource, sys
 import torch
-from vitadapter_fast.native import gemm, memory
+from vitadapter_fast.native import gemm
 if sys.argv[1] == "leave":
-    memory.expect_output = lambda nbytes: None
+    gemm._expect_huge_pages = lambda: None
 torch.set_num_threads(1)
 rows, weight = torch.ones(2048, 16), torch.ones(1024, 16)
 gemm.linear(rows[:1], weight)
@@ -93,7 +93,7 @@ def test_products_of_other_libraries_come_in_huge_pages() -> None:
 @pytest.mark.parametrize("numel", [0, 2**18 - 1, 2**18, 2**22])
 def test_memory_made_ready_holds_what_is_put_there(numel: int) -> None:
     kept = torch.arange(2**20, dtype=torch.float32)
-    memory.expect_output(4 * numel)
+    gemm._expect_huge_pages()
     fresh = torch.arange(numel, dtype=torch.float32)
     assert torch.equal(kept, torch.arange(2**20, dtype=torch.float32))
     assert torch.equal(fresh.double(), torch.arange(numel, dtype=torch.float64))

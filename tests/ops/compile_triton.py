@@ -27,8 +27,9 @@ from stub_driver import sm, stub_driver
 from triton.backends.compiler import GPUTarget
 
 from vitadapter_fast.ops import _triton
-from vitadapter_fast.ops.ms_deform_attn import _classic_call, _grid_call, _value_gradient
+from vitadapter_fast.ops.ms_deform_attn import _value_gradient
 from vitadapter_fast.ops.ms_deform_attn import triton as backend
+from vitadapter_fast.ops.ms_deform_attn._call import classic_call, grid_call
 from vitadapter_fast.ops.patch_embed import triton as patch_embed
 from vitadapter_fast.ops.patch_embed._call import MODES
 from vitadapter_fast.ops.patch_embed._call import Call as PatchCall
@@ -70,9 +71,9 @@ def launches(case: AttnCase, dtype: torch.dtype) -> dict[str, Launch]:
     level_hw = [size for hw in case.level_hw for size in hw]
     query_hw = [size for hw in case.query_hw for size in hw]
     if query_hw:
-        call = _grid_call(value, level_hw, query_hw, points, weights)
+        call = grid_call(value, level_hw, query_hw, points, weights)
     else:
-        call = _classic_call(value, level_hw, points, weights)
+        call = classic_call(value, level_hw, points, weights)
     with recorded() as found:
         grad_out = torch.empty_like(backend.forward(call))
     for how, threshold in (("atomics", float("inf")), ("records", 0)):

@@ -150,19 +150,19 @@ def test_rule_gathers_where_a_pixel_receives_many_points(monkeypatch: pytest.Mon
 
 
 def test_calls_beyond_32_bit_indices_are_left_to_another_backend() -> None:
-    from vitadapter_fast.ops.ms_deform_attn import _classic_call
+    from vitadapter_fast.ops.ms_deform_attn._call import classic_call
 
     def reason(batch: int, heads: int) -> str | None:
         value = torch.empty(batch, 4, heads, 8, device="meta")
         points = torch.empty(batch, 2**20, heads, 1, 4, 2, device="meta")
-        return _call.size_reason(_classic_call(value, [2, 2], points, points[..., 0]))
+        return _call.size_reason(classic_call(value, [2, 2], points, points[..., 0]))
 
     assert reason(16, 16) is None
     assert "2147483647 points" in str(reason(32, 16))
     many = [1, 1] * 17
     value = torch.empty(1, 17, 1, 8, device="meta")
     points = torch.empty(1, 1, 1, 17, 1, 2, device="meta")
-    call = _classic_call(value, many, points, points[..., 0])
+    call = classic_call(value, many, points, points[..., 0])
     assert "at most 16 levels" in str(_call.size_reason(call))
 
 

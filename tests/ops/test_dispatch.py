@@ -21,8 +21,8 @@ from torch.fx.experimental.symbolic_shapes import (
 from vitadapter_fast import _C
 from vitadapter_fast.native import extension
 from vitadapter_fast.ops._backends import choose, name_of
-from vitadapter_fast.ops.ms_deform_attn import _classic_call, _grid_call, _order, cuda, triton
-from vitadapter_fast.ops.ms_deform_attn._call import Call
+from vitadapter_fast.ops.ms_deform_attn import _order, cuda, triton
+from vitadapter_fast.ops.ms_deform_attn._call import Call, classic_call, grid_call
 
 # As in csrc/build_info.h.
 BUILD: dict[str, Any] = {
@@ -59,8 +59,8 @@ def call_of(
     value, offsets, weights = inputs.tensors()
     level_hw = [size for hw in case.level_hw for size in hw]
     if is_grid:
-        return _grid_call(value, level_hw, [3, 5], offsets, weights)
-    return _classic_call(value, level_hw, offsets, weights)
+        return grid_call(value, level_hw, [3, 5], offsets, weights)
+    return classic_call(value, level_hw, offsets, weights)
 
 
 def on_gpu(call: Call) -> Call:

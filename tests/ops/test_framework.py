@@ -204,9 +204,10 @@ def test_named_backend_that_cannot_run_says_why() -> None:
     value = torch.empty(1, 4, 1, 8, device="meta")
     points = torch.empty(1, 1, 1, 1, 1, 2, device="meta")
     from vitadapter_fast.ops._backends import choose
-    from vitadapter_fast.ops.ms_deform_attn import BACKENDS, _classic_call
+    from vitadapter_fast.ops.ms_deform_attn import BACKENDS
+    from vitadapter_fast.ops.ms_deform_attn._call import classic_call
 
-    call = _classic_call(value, [2, 2], points, points[..., 0])
+    call = classic_call(value, [2, 2], points, points[..., 0])
     with pytest.raises(BackendUnavailable, match="'cpu' cannot run: it runs on CPU tensors"):
         choose("ms_deform_attn", BACKENDS, call, "cpu")
 

@@ -13,12 +13,12 @@ from vitadapter_fast.native import gemm
 @pytest.fixture(autouse=True)
 def by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where oneDNN's products are the fastest."""
-    monkeypatch.setattr(gemm, "_has_avx512", True)
+    monkeypatch.setattr(gemm, "_has_onednn", True)
 
 
 def test_torch_multiplies_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gemm, "_by_onednn", lambda *args: pytest.fail("oneDNN was called"))
-    monkeypatch.setattr(gemm, "_has_avx512", False)
+    monkeypatch.setattr(gemm, "_has_onednn", False)
     rows, weight = numbers(33, 13), numbers(7, 13)
     assert torch.equal(gemm.linear(rows, weight), torch.nn.functional.linear(rows, weight))
     assert gemm.weight_gradient(numbers(33, 7), rows).shape == (7, 13)

@@ -9,7 +9,7 @@ import torch
 from tolerance import assert_same_for_any_number_of_threads, budget, max_err
 from torch import Tensor
 
-from vitadapter_fast.native import memory, token_rows
+from vitadapter_fast.native import token_rows
 
 SHAPES = [(1, 1, 1), (2, 7, 5), (1, 33, 72), (3, 65, 8), (2, 64, 384), (1, 130, 771)]
 
@@ -122,18 +122,18 @@ def test_a_thread_keeps_its_own_memory() -> None:
 
 
 def test_memory_above_the_limit_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_KEPT_BYTES", 4 * 100)
-    monkeypatch.setattr(memory, "_kept", threading.local())
+    monkeypatch.setattr(token_rows, "_KEPT_BYTES", 4 * 100)
+    monkeypatch.setattr(token_rows, "_buffers", threading.local())
     token_rows.transpose(torch.randn(10, 11))
-    assert not vars(memory._kept)
+    assert not vars(token_rows._buffers)
     token_rows.transpose(torch.randn(10, 10))
-    assert vars(memory._kept)
+    assert vars(token_rows._buffers)
 
 
 def test_memory_first_used_in_inference_mode_serves_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "_kept", threading.local())
+    monkeypatch.setattr(token_rows, "_buffers", threading.local())
     with torch.inference_mode():
         token_rows.transpose(torch.randn(4, 4))
     assert not token_rows.transpose(torch.randn(4, 4)).is_inference()

@@ -199,18 +199,19 @@ def test_tuning_keeps_the_fastest_and_the_results(monkeypatch: pytest.MonkeyPatc
 
 
 def test_cpu_kernels_come_first_even_where_the_interpreter_runs() -> None:
-    from vitadapter_fast.ops.ms_deform_attn import BACKENDS, _classic_call
+    from vitadapter_fast.ops.ms_deform_attn import BACKENDS
+    from vitadapter_fast.ops.ms_deform_attn._call import classic_call
 
     points = torch.empty(1, 1, 1, 1, 1, 2)
-    call = _classic_call(torch.empty(1, 1, 1, 8), [1, 1], points, points[..., 0])
+    call = classic_call(torch.empty(1, 1, 1, 8), [1, 1], points, points[..., 0])
     names = [m.__name__.rpartition(".")[2] for m in BACKENDS if m.unsupported_reason(call) is None]
     assert names[-2:] == ["triton", "reference"]
     assert names in (["cpu", "triton", "reference"], ["triton", "reference"])
 
 
 def test_batches_beyond_a_launch_are_left_to_another_backend() -> None:
-    from vitadapter_fast.ops.ms_deform_attn import _classic_call
+    from vitadapter_fast.ops.ms_deform_attn._call import classic_call
 
     points = torch.empty(65536, 1, 1, 1, 1, 2)
-    call = _classic_call(torch.empty(65536, 1, 1, 1), [1, 1], points, points[..., 0])
+    call = classic_call(torch.empty(65536, 1, 1, 1), [1, 1], points, points[..., 0])
     assert triton.unsupported_reason(call) == "it takes at most 65535 images, got 65536"

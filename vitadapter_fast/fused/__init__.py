@@ -8,12 +8,11 @@ why its modules are called instead; ``forward(module, ...)`` is the box.
 
 from . import block, extractor, injector, pyramid, spatial_prior
 from ._choice import NORMS, readable, runs, touched_reason
-from .attention import attend
+from .attention import attend, by_heads
 from .checkpointing import recompute
 from .group_norm import GroupNorm
 from .portions import in_portions
 from .resize import resize
-from .rotation import by_heads
 
 BOXES = (block, extractor, injector, pyramid, spatial_prior)
 

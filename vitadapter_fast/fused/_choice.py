@@ -119,6 +119,8 @@ def touched_reason(owner: nn.Module, *names: str) -> str | None:
             or facts["_backward_pre_hooks"]
         ):
             return f"a {kind.__name__} in it has hooks"
+        if kind is nn.Dropout and facts["training"] and facts["p"] > 0.0:
+            return "dropout is active"
         parameters = facts["_parameters"]
         for name in _LAYERS.get(kind, ()):
             if parameters.get(name) is None:

@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""Queries, keys and values in, attended tokens out: by the operator or by torch's attention."""
+"""Projected queries, keys and values in; attended tokens out, by the operator or by torch."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,20 @@ from ..ops._backends import requested
 from ..ops.window_attention import triton
 from ..ops.window_attention._call import Call
 from ..ops.window_attention.reference import merge_windows, partition_windows
+from .rotation import rotated
+
+
+def by_heads(attn: Any, qkv: Tensor, hw: tuple[int, int], rope: Tensor | None) -> Tensor:
+    """Return queries, keys and values by heads, [B, N, 3, M, D], rotated if there is ``rope``.
+
+    Args:
+        attn: An ``Attention``.
+        qkv: What its projection returned, [B, N, 3 * C]; may be overwritten.
+        hw: (h, w) of the token grid.
+        rope: As for ``ops.rope``, or None.
+    """
+    heads = torch.unflatten(qkv, 2, (3, attn.num_heads, -1))
+    return heads if rope is None else rotated(attn, qkv, heads, hw, rope)
 
 
 def attend(heads: Tensor, hw: tuple[int, int], window_size: int | None, dropout: float) -> Tensor:
@@ -61,7 +77,7 @@ def global_reason(heads: Tensor) -> str | None:
         return f"{name} was asked for"
     if heads.shape[0] * heads.shape[3] < torch.get_num_threads():
         return "there are fewer heads than threads"
-    return extension.unavailable_reason()
+    return extension.load()[1] or None
 
 
 def window_reason(heads: Tensor, hw: tuple[int, int], window_size: int) -> str | None:
@@ -70,6 +86,6 @@ def window_reason(heads: Tensor, hw: tuple[int, int], window_size: int) -> str |
     GPUs have Triton's kernel, for most heads. Where they have none the copies keep no logits, as
     the operator's definition would.
     """
-    if tensors.is_on_cpu(heads) or torch.compiler.is_compiling() or requested(None) is not None:
+    if torch.compiler.is_compiling() or tensors.is_on_cpu(heads) or requested(None) is not None:
         return None
     return triton.unsupported_reason(Call(heads, list(hw), window_size))

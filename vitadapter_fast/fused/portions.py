@@ -29,7 +29,7 @@ def in_portions(
         c: Prior tokens, [B, Q, C]: the largest buffers are of their size.
         model: It calls its ``blocks`` and ``interactions``.
     """
-    if device_reason(c) is not None or c.shape[0] < 2:
+    if c.shape[0] < 2 or device_reason(c) is not None:
         return stages(x, c)
     count = math.ceil(c.shape[0] / max(1, _HEAP_BYTES // c[0].nbytes))
     # Modules of others may couple the images of a batch, and hooks are to see all of them.

@@ -3,7 +3,7 @@
 """The feature pyramid, summed where its largest map lies, with constant norms in the weights."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,18 @@ from .resize import resize, shares
 _PIECE_BYTES = 8 * 2**20
 
 
+class _Layout(NamedTuple):
+    """Of the maps that come out.
+
+    Attributes:
+        memory_format: As they lie in memory.
+        is_written_at_once: Whether constant norms write it: a pass less on GPUs.
+    """
+
+    memory_format: torch.memory_format
+    is_written_at_once: bool
+
+
 def unsupported_reason(model: Any) -> str | None:
     """Return why a ``ViTAdapter`` calls the layers of its pyramid, or None."""
     return touched_reason(model, "up", "norm1", "norm2", "norm3", "norm4")
@@ -30,7 +42,11 @@ def forward(model: Any, maps: Sequence[Tensor], vit_maps: Sequence[Tensor]) -> l
     """Return what a ``ViTAdapter`` makes of its prior's maps and the ViT's; all channels last."""
     at_4, at_8, _, _ = maps
     norms = (model.norm1, model.norm2, model.norm3, model.norm4)
-    layout = torch.channels_last if model.has_channels_last else torch.contiguous_format
+    layout = _Layout(
+        torch.channels_last if model.has_channels_last else torch.contiguous_format,
+        # On the CPU ``_relaid`` is the faster way, and compilers fuse both.
+        not (torch.is_grad_enabled() or tensors.is_recorded() or tensors.is_on_cpu(at_4)),
+    )
     first_vit_map = vit_maps[0] if vit_maps else None
     if _sum_reason(model.up, at_4, at_8) is None:
         # Nobody else has seen this map, unless by a hook.
@@ -54,16 +70,14 @@ def _sum(level: Tensor, vit_map: Tensor | None) -> Tensor:
     return resize(vit_map, level.shape[2:]).add_(level)
 
 
-def _normalized(level: Tensor, norm: nn.Module, memory_format: torch.memory_format) -> Tensor:
+def _normalized(level: Tensor, norm: nn.Module, layout: _Layout) -> Tensor:
     if not is_constant(norm):
-        return normalize(norm, level, memory_format=memory_format)
+        return normalize(norm, level, memory_format=layout.memory_format)
     scale, shift = (part[:, None, None] for part in as_affine(norm))
-    if torch.is_grad_enabled() or tensors.is_recorded() or tensors.is_on_cpu(level):
-        # On the CPU ``_relaid`` is the faster way, and compilers fuse both.
-        return _relaid(torch.addcmul(shift, level, scale), memory_format)
-    # Written in its layout at once: a pass less on GPUs.
+    if not layout.is_written_at_once:
+        return _relaid(torch.addcmul(shift, level, scale), layout.memory_format)
     dtype = torch.promote_types(level.dtype, scale.dtype)
-    out = torch.empty_like(level, dtype=dtype, memory_format=memory_format)
+    out = torch.empty_like(level, dtype=dtype, memory_format=layout.memory_format)
     return torch.addcmul(shift, level, scale, out=out)
 
 
@@ -90,7 +104,7 @@ def _largest(
     vit_map: Tensor | None,
     up: Any,
     norm: nn.Module,
-    memory_format: torch.memory_format,
+    layout: _Layout,
 ) -> Tensor:
     """Return norm(up(at_8) + at_4 + resized vit_map), summed in the memory of ``at_4``.
 
@@ -101,9 +115,9 @@ def _largest(
         scale, shift = as_affine(norm)
         weight, bias = up.weight * scale[:, None, None], torch.addcmul(shift, up.bias, scale)
         vit_map = None if vit_map is None else vit_map * scale[:, None, None]
-        return _relaid(_summed(at_4, scale, at_8, weight, bias, vit_map), memory_format)
+        return _relaid(_summed(at_4, scale, at_8, weight, bias, vit_map), layout.memory_format)
     total = _LargestSum.apply(at_4, at_8, up.weight, up.bias, vit_map)  # type: ignore[no-untyped-call]
-    return _normalized(total, norm, memory_format)
+    return _normalized(total, norm, layout)
 
 
 def _summed(

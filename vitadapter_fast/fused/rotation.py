@@ -17,25 +17,23 @@ from ..ops.rope._call import Call
 from ._choice import touched_reason
 
 
-def by_heads(attn: Any, qkv: Tensor, hw: tuple[int, int], rope: Tensor | None) -> Tensor:
-    """Return queries, keys and values by heads, [B, N, 3, M, D], rotated if there is ``rope``.
+def rotated(attn: Any, qkv: Tensor, heads: Tensor, hw: tuple[int, int], rope: Tensor) -> Tensor:
+    """Return queries, keys and values by heads, rotated.
 
     Args:
         attn: An ``Attention``.
         qkv: What its projection returned, [B, N, 3 * C]; may be overwritten.
+        heads: A view of it, [B, N, 3, M, D].
         hw: (h, w) of the token grid.
-        rope: As for ``ops.rope``, or None.
+        rope: As for ``ops.rope``.
     """
-    heads = torch.unflatten(qkv, 2, (3, attn.num_heads, -1))
-    if rope is None:
-        return heads
     if in_place_reason(attn, Call(heads, rope, list(hw), False)) is not None:
         return ops.rope(heads, rope, hw)
     if not (torch.is_grad_enabled() and qkv.requires_grad):
         _backend(heads).rotate_in_place(Call(heads, rope, list(hw), False))
         return heads
     qkv = _Rotated.apply(qkv, attn.num_heads, rope, hw)  # type: ignore[no-untyped-call]
-    return torch.unflatten(qkv, 2, (3, attn.num_heads, -1))
+    return torch.unflatten(qkv, 2, heads.shape[2:])
 
 
 def in_place_reason(attn: Any, call: Call) -> str | None:

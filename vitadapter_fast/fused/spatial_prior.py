@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The spatial prior, with constant norms in the convolutions, and its stem in bands on the CPU."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from . import bands
 from ._choice import NORMS, touched_reason
 from .maps import map_to_tokens
-from .norm import as_affine, is_constant, normalize
+from .norm import folded, normalize
 from .product import project
 
 
@@ -61,48 +61,37 @@ def conv_norm_relu(x: Tensor, layers: nn.Sequential) -> Tensor:
 
     A batch norm that uses its running statistics is folded into its convolution.
     """
-    if bands.unsupported_reason(x) is None and (chain := _as_chain(layers)) is not None:
+    found: list[Any] = list(layers)
+    pairs = list(zip(found[::3], found[1::3], strict=False))
+    # A single layer has no large map between others.
+    if (
+        len(pairs) > 1
+        and bands.unsupported_reason(x) is None
+        and (chain := _as_chain(found, pairs)) is not None
+    ):
         return bands.in_bands(x, chain)
-    for conv, norm in _pairs(layers):
-        if is_constant(norm):
-            weight, bias = _folded(conv, norm)
-            x = F.conv2d(x, weight, bias, conv.stride, conv.padding).relu_()
+    for conv, norm in pairs:
+        if (of_conv := folded(conv, norm)) is not None:
+            x = F.conv2d(x, *of_conv, conv.stride, conv.padding).relu_()
         else:
             x = normalize(norm, conv(x), relu=True)
-    return layers[-1](x) if isinstance(layers[-1], nn.MaxPool2d) else x
+    return found[-1](x) if isinstance(found[-1], nn.MaxPool2d) else x
 
 
-def _pairs(layers: nn.Sequential) -> Iterator[tuple[nn.Conv2d, nn.Module]]:
-    found = list(layers)
-    for conv, norm in zip(found[::3], found[1::3], strict=False):
-        assert isinstance(conv, nn.Conv2d)
-        yield conv, norm
-
-
-def _folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a convolution without bias and a constant norm after it."""
-    scale, shift = as_affine(norm)
-    return conv.weight * scale[:, None, None, None], shift
-
-
-def _as_chain(layers: nn.Sequential) -> list[bands.Layer] | None:
+def _as_chain(
+    layers: Sequence[nn.Module], pairs: Sequence[tuple[Any, Any]]
+) -> list[bands.Layer] | None:
     """Return convolutions with constant norm and ReLU, and a max pool, as a chain; None for others.
 
     ReLU leaves nothing below zero, so zeros around a map are as good to a max pool as its own.
     """
     chain: list[bands.Layer] = []
-    for conv, norm in _pairs(layers):
-        if not is_constant(norm):
+    for conv, norm in pairs:
+        if (of_conv := folded(conv, norm)) is None:
             return None
-        run = partial(_conv_relu, *_folded(conv, norm), conv.stride)
+        run = partial(bands.conv_relu, *of_conv, conv.stride)
         chain.append(bands.Layer(run, conv.stride[0], conv.out_channels))
-    if len(chain) < 2:
-        return None
     if isinstance(layers[-1], nn.MaxPool2d):
         pool = partial(F.max_pool2d, kernel_size=3, stride=2, padding=(0, 1))
         chain.append(bands.Layer(pool, 2, chain[-1].channels))
     return chain
-
-
-def _conv_relu(weight: Tensor, bias: Tensor, stride: tuple[int, ...], x: Tensor) -> Tensor:
-    return F.conv2d(x, weight, bias, stride, (0, 1)).relu_()

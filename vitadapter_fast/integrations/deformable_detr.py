@@ -228,7 +228,7 @@ def level_hw(sizes: LevelSizes) -> list[tuple[int, int]]:
         )
     # On the CPU, reading costs less than finding out whether it is needed: through numpy, or .data,
     # a tensor changes without a trace.
-    if tensors.is_on_cpu(sizes) or torch.compiler.is_compiling() or sizes.is_inference():
+    if torch.compiler.is_compiling() or tensors.is_on_cpu(sizes) or sizes.is_inference():
         return _read(sizes)
     state = (sizes._version, sizes.data_ptr())
     if sizes not in _known_sizes or _known_sizes[sizes][0] != state:

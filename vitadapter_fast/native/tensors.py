@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How kernels read tensors: rows where they lie, strides, the right device current."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -17,9 +19,8 @@ def device_type(tensor: Tensor) -> str:
     return tensor.device.type
 
 
-def is_on_cpu(tensor: Tensor) -> bool:
-    """Return whether shortcuts that only pay on the CPU may be taken."""
-    return tensor.is_cpu
+# Whether shortcuts that only pay on the CPU may be taken; asked so often that it is C code.
+is_on_cpu: Callable[[Tensor], bool] = attrgetter("is_cpu")
 
 
 def is_recorded() -> bool:

@@ -8,12 +8,16 @@ system and gets it back page by page. A normalization of [5376, 384] in a traini
 and with fresh buffers 2 to 7 (2 cores of an AMD EPYC).
 """
 
+import threading
+
 import torch
 from torch import Tensor
 
-from . import extension, memory, tensors
+from . import extension, tensors
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+_KEPT_BYTES = 64 * 2**20
+_buffers = threading.local()
 
 
 def is_ours(*inputs: Tensor) -> bool:
@@ -27,7 +31,7 @@ def is_ours(*inputs: Tensor) -> bool:
             for tensor in inputs
         )
         and not tensors.is_recorded()
-        and extension.unavailable_reason() is None
+        and extension.load()[0] is not None
     )
 
 
@@ -76,7 +80,7 @@ def _normalize(
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
     mean, rstd = x.new_empty((*x.shape[:-1], 1)), x.new_empty((*x.shape[:-1], 1))
-    out = memory.kept("normalized", x.numel()).view(x.shape)
+    out = _kept("normalized", x.numel()).view(x.shape)
     extension.launch(
         "normalize_rows_cpu",
         rows=x,
@@ -102,13 +106,13 @@ def transpose(rows: Tensor, out: Tensor | None = None) -> Tensor:
     """
     N, C = rows.shape
     assert C == 1 or rows.stride(1) == 1
-    out = (memory.kept("transposed", N * C) if out is None else out).view(C, N)
+    out = (_kept("transposed", N * C) if out is None else out).view(C, N)
     extension.launch(
         "transpose_rows_cpu",
         rows=rows,
         stride=rows.stride(0),
         shape=(N, C),
-        out=memory.output(out),
+        out=extension.in_huge_pages(out),
         num_threads=torch.get_num_threads(),
     )
     return out
@@ -122,7 +126,7 @@ def gelu(hidden: Tensor, grad: Tensor | None = None) -> Tensor:
         grad: A gradient of the result, dense; it becomes that of ``hidden``, in place.
     """
     assert hidden.is_contiguous() and (grad is None or grad.is_contiguous())
-    out = memory.kept("activated", hidden.numel()).view(hidden.shape)
+    out = _kept("activated", hidden.numel()).view(hidden.shape)
     extension.launch(
         "gelu_rows_cpu",
         rows=hidden,
@@ -132,3 +136,17 @@ def gelu(hidden: Tensor, grad: Tensor | None = None) -> Tensor:
         num_threads=torch.get_num_threads(),
     )
     return out
+
+
+def _kept(use: str, numel: int) -> Tensor:
+    """Return [numel] of float32 that this thread keeps for ``use``, up to a limit.
+
+    The next call for the same use may return the same memory.
+    """
+    found: Tensor | None = getattr(_buffers, use, None)
+    if found is None or found.numel() < numel:
+        with torch.inference_mode(False):
+            found = torch.empty(numel, device="cpu")  # whatever torch's default is
+        if found.nbytes <= _KEPT_BYTES:
+            setattr(_buffers, use, found)
+    return found[:numel]

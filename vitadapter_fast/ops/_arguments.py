@@ -50,6 +50,22 @@ def flat_pairs(op: str, name: str, pairs: Iterable[tuple[int, int]]) -> list[int
     return integers(op, name, flat)
 
 
+def check_heads(op: str, qkv: Tensor, num_tokens: str) -> None:
+    """Raise ValueError unless these are queries, keys and values by heads.
+
+    Args:
+        op: Name of the op, for the message.
+        qkv: [B, N, 3, M, D].
+        num_tokens: N, as the op names it.
+    """
+    if qkv.dim() != 5 or qkv.shape[2] != 3 or qkv.shape[3] < 1 or qkv.shape[4] < 1:
+        raise ValueError(
+            f"{op}: qkv must be [B, {num_tokens}, 3, M, D] with a head and a channel, got "
+            f"{tuple(qkv.shape)}; torch.unflatten(qkv, 2, (3, num_heads, -1)) makes it of a "
+            "projection"
+        )
+
+
 def has_bad_sizes(flat: list[int]) -> bool:
     """Return whether these are not h0, w0, h1, w1, ... of at least one map with pixels."""
     for size in flat:  # not any(...): a generator costs more than all else of a call's checks

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...native import extension, memory, tensors
+from ...native import extension, tensors
 from ...native.tensors import dense_rows
 from ._call import Call, new_outputs
 
@@ -27,7 +27,7 @@ def forward(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     extension.launch(
         "batch_norm_forward_cpu",
         **_arguments(call, mean, variance),
-        out=memory.output(out),
+        out=extension.in_huge_pages(out),
     )
     return out, mean, variance
 
@@ -45,9 +45,9 @@ def backward(
         **_arguments(call, mean, variance),
         grad_out=grad_out,
         grad_out_strides=grad_out.stride()[:2],
-        grad_tokens=memory.output(tokens),
-        grad_weight=memory.output(weight),
-        grad_bias=memory.output(bias),
+        grad_tokens=extension.in_huge_pages(tokens),
+        grad_weight=extension.in_huge_pages(weight),
+        grad_bias=extension.in_huge_pages(bias),
     )
     return [tokens, weight, bias]
 

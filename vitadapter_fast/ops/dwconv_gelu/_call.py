@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ...native.tensors import dense_rows
 from .._arguments import FLOATS, has_bad_sizes, num_pixels, pairs
 
 
@@ -62,6 +63,15 @@ def check(call: Call) -> None:
             raise ValueError(
                 f"dwconv_gelu: {name} must be on {tokens.device} with tokens, got {tensor.device}"
             )
+
+
+def dense(call: Call) -> Call:
+    """Return the call with tensors that kernels can read; hold it until the launch returns."""
+    return call._replace(
+        tokens=dense_rows(call.tokens),
+        weight=call.weight.contiguous(),
+        bias=None if call.bias is None else call.bias.contiguous(),
+    )
 
 
 def split_sums(

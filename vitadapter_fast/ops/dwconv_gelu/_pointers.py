@@ -5,17 +5,7 @@
 from typing import Any
 
 from ...native import extension
-from ...native.tensors import dense_rows
 from ._call import Call
-
-
-def dense(call: Call) -> Call:
-    """Return the call with tensors that kernels can read; hold it until the launch returns."""
-    return call._replace(
-        tokens=dense_rows(call.tokens),
-        weight=call.weight.contiguous(),
-        bias=None if call.bias is None else call.bias.contiguous(),
-    )
 
 
 def arguments(call: Call) -> dict[str, Any]:

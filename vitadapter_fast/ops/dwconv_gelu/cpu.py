@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...native import extension, memory, tensors
+from ...native import extension, tensors
 from ...native.tensors import dense_rows
-from ._call import Call, new_outputs
-from ._pointers import arguments, dense
+from ._call import Call, dense, new_outputs
+from ._pointers import arguments
 
 
 def unsupported_reason(call: Call) -> str | None:
@@ -28,7 +28,7 @@ def forward(call: Call) -> Tensor:
         "dwconv_gelu_forward_cpu",
         **arguments(call),
         num_threads=torch.get_num_threads(),
-        out=memory.output(out),
+        out=extension.in_huge_pages(out),
     )
     return out
 
@@ -48,8 +48,8 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
         num_threads=torch.get_num_threads(),
         grad_out=grad_out,
         grad_out_strides=grad_out.stride()[:2],
-        grad_tokens=memory.output(grads[0]),
-        grad_weight=memory.output(grads[1]),
-        grad_bias=memory.output(grads[2]),
+        grad_tokens=extension.in_huge_pages(grads[0]),
+        grad_weight=extension.in_huge_pages(grads[1]),
+        grad_bias=extension.in_huge_pages(grads[2]),
     )
     return grads

@@ -11,8 +11,8 @@ from ...native import cuda_device, extension
 from ...native.tensors import current_device, dense_rows
 from .. import _cuda
 from .._arguments import pairs
-from ._call import Call, new_outputs, split_sums
-from ._pointers import arguments, dense
+from ._call import Call, dense, new_outputs, split_sums
+from ._pointers import arguments
 
 _MAX_GRIDS = 16  # kMaxGrids of rows_cuda.cuh
 _MAX_INT32 = 2**31 - 1

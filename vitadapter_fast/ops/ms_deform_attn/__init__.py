@@ -19,7 +19,7 @@ from ...native import tensors
 from .._arguments import check_types, flat_pairs
 from .._library import define, lower, lower_tensors
 from . import cpu, cuda, reference, triton
-from ._call import Call, check, new_outputs, with_heads
+from ._call import Call, check, classic_call, grid_call, new_outputs
 
 # cpu before triton, which runs on CPU tensors too where its interpreter is on.
 BACKENDS = (cuda, cpu, triton, reference)
@@ -111,19 +111,6 @@ def _order(call: Call, is_backward: bool) -> Sequence[ModuleType]:
     return _TRITON_BEFORE_CUDA
 
 
-def _classic_call(value: Tensor, level_hw: list[int], points: Tensor, weights: Tensor) -> Call:
-    return Call("ms_deform_attn", with_heads(value, points), level_hw, [], points, weights)
-
-
-def _grid_call(
-    value: Tensor, level_hw: list[int], query_hw: list[int], points: Tensor, weights: Tensor
-) -> Call:
-    if not query_hw:
-        raise ValueError("ms_deform_attn_grid: query_hw must name at least one (h, w) grid, got []")
-    value = with_heads(value, points)
-    return Call("ms_deform_attn_grid", value, level_hw, query_hw, points, weights)
-
-
 def _lower_classic(dtype: torch.dtype, inputs: Sequence[Any]) -> Sequence[Any]:
     value, level_hw, locations, weights = inputs
     # Locations stay float32: rounded to bfloat16 they are up to half a pixel off at width 256.
@@ -134,7 +121,7 @@ _classic = define(
     "ms_deform_attn",
     "Tensor value, SymInt[] level_hw, Tensor locations, Tensor weights",
     "Tensor",
-    call_of=_classic_call,
+    call_of=classic_call,
     check=check,
     new_outputs=new_outputs,
     backends=BACKENDS,
@@ -145,7 +132,7 @@ _grid = define(
     "ms_deform_attn_grid",
     "Tensor value, SymInt[] level_hw, SymInt[] query_hw, Tensor offsets, Tensor logits",
     "Tensor",
-    call_of=_grid_call,
+    call_of=grid_call,
     check=check,
     new_outputs=new_outputs,
     backends=BACKENDS,

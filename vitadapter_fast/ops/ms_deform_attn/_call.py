@@ -47,6 +47,21 @@ def with_heads(value: Tensor, points: Tensor) -> Tensor:
     return torch.unflatten(value, 2, (heads, value.shape[2] // heads))
 
 
+def classic_call(value: Tensor, level_hw: list[int], points: Tensor, weights: Tensor) -> Call:
+    """Return the call of ``ms_deform_attn``."""
+    return Call("ms_deform_attn", with_heads(value, points), level_hw, [], points, weights)
+
+
+def grid_call(
+    value: Tensor, level_hw: list[int], query_hw: list[int], points: Tensor, weights: Tensor
+) -> Call:
+    """Return the call of ``ms_deform_attn_grid``; raise ValueError without query grids."""
+    if not query_hw:
+        raise ValueError("ms_deform_attn_grid: query_hw must name at least one (h, w) grid, got []")
+    value = with_heads(value, points)
+    return Call("ms_deform_attn_grid", value, level_hw, query_hw, points, weights)
+
+
 def dense(call: Call) -> Call:
     """Return the call with tensors that kernels can read; hold it until the launch returns."""
     return call._replace(

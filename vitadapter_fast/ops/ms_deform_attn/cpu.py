@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...native import extension, memory, tensors
+from ...native import extension, tensors
 from ...native.tensors import dense_rows
 from ._call import Call, dense, new_outputs
 from ._pointers import arguments
@@ -28,7 +28,7 @@ def forward(call: Call) -> Tensor:
         "ms_deform_attn_forward_cpu",
         **arguments(call),
         num_threads=torch.get_num_threads(),
-        out=memory.output(out),
+        out=extension.in_huge_pages(out),
     )
     return out
 
@@ -47,8 +47,8 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
         num_threads=torch.get_num_threads(),
         grad_out=grad_out,
         grad_out_strides=grad_out.stride()[:2],
-        grad_value=memory.output(grads[0]),
-        grad_points=memory.output(grads[1]),
-        grad_weights=memory.output(grads[2]),
+        grad_value=extension.in_huge_pages(grads[0]),
+        grad_points=extension.in_huge_pages(grads[1]),
+        grad_weights=extension.in_huge_pages(grads[2]),
     )
     return grads

@@ -12,6 +12,7 @@ from ...native import extension, gemm
 from ._call import Call, result_dtype
 
 _MAX_INT32 = 2**31 - 1
+_ANTIALIASED = "bicubic_antialias"
 
 
 class Axis(NamedTuple):
@@ -39,22 +40,25 @@ class Axis(NamedTuple):
 
 def axes(call: Call) -> tuple[Axis, Axis]:
     """Return the resize of rows and of columns."""
-    return _axis(call, 0), _axis(call, 1)
+    pos_hw, grid_hw = tuple(call.pos_hw), call.grid_hw
+    y, x = (
+        _axis(call.mode, *sizes, pos_hw == grid_hw) for sizes in zip(pos_hw, grid_hw, strict=True)
+    )
+    return y, x
 
 
-def _axis(call: Call, dim: int) -> Axis:
-    inputs, outputs = call.pos_hw[dim], call.grid_hw[dim]
+def _axis(mode: str, inputs: int, outputs: int, is_identity: bool) -> Axis:
     num, den = inputs, outputs
     # DINOv2 adds 0.1 to the grid so that float rounding cannot lose a row; checkpoints saw it.
-    if call.mode == "bicubic_offset" and tuple(call.pos_hw) != call.grid_hw:
+    if mode == "bicubic_offset" and not is_identity:
         num, den = 10 * inputs, 10 * outputs + 1
-    unit = max(num, den) if is_antialiased(call) else den
+    unit = max(num, den) if mode == _ANTIALIASED else den
     return Axis(inputs, outputs, num, den, unit, -(-2 * unit // den), -(-2 * unit // num))
 
 
 def is_antialiased(call: Call) -> bool:
     """Return whether the table is resized with antialias."""
-    return call.mode == "bicubic_antialias"
+    return call.mode == _ANTIALIASED
 
 
 def size_reason(call: Call) -> str | None:

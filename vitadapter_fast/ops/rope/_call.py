@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._arguments import FLOATS
+from .._arguments import FLOATS, check_heads
 
 
 class Call(NamedTuple):
@@ -31,12 +31,7 @@ def check(call: Call) -> None:
     qkv, tables, hw, _ = call
     if len(hw) != 2 or any(size < 1 for size in hw):
         raise ValueError(f"rope: hw must be the positive (h, w) of the token grid, got {tuple(hw)}")
-    if qkv.dim() != 5 or qkv.shape[2] != 3 or qkv.shape[3] < 1 or qkv.shape[4] < 1:
-        raise ValueError(
-            "rope: qkv must be [B, N, 3, M, D] with a head and a channel, got "
-            f"{tuple(qkv.shape)}; torch.unflatten(qkv, 2, (3, num_heads, -1)) makes it of a "
-            "projection"
-        )
+    check_heads("rope", qkv, "N")
     if qkv.shape[4] % 4:
         raise ValueError(
             f"rope: heads must have a multiple of 4 channels, got {qkv.shape[4]}: half of their "

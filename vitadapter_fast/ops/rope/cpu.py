@@ -5,7 +5,7 @@
 import torch
 from torch import Tensor
 
-from ...native import extension, memory, tensors
+from ...native import extension, tensors
 from ...native.tensors import dense_rows
 from ._call import Call, new_outputs
 from ._pointers import arguments
@@ -20,7 +20,7 @@ def unsupported_reason(call: Call) -> str | None:
 
 def forward(call: Call) -> Tensor:
     """Return queries, keys and values, [B, N, 3, M, D], of which the first two are rotated."""
-    return _run(call._replace(qkv=dense_rows(call.qkv)), memory.output(new_outputs(call)))
+    return _run(call._replace(qkv=dense_rows(call.qkv)), extension.in_huge_pages(new_outputs(call)))
 
 
 def rotate_in_place(call: Call) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._arguments import FLOATS
+from .._arguments import FLOATS, check_heads
 
 
 class Call(NamedTuple):
@@ -33,12 +33,7 @@ def check(call: Call) -> None:
         )
     if window_size < 0:
         raise ValueError(f"window_attention: window_size must not be negative, got {window_size}")
-    if qkv.dim() != 5 or qkv.shape[2] != 3 or qkv.shape[3] < 1 or qkv.shape[4] < 1:
-        raise ValueError(
-            "window_attention: qkv must be [B, h * w, 3, M, D] with a head and a channel, got "
-            f"{tuple(qkv.shape)}; torch.unflatten(qkv, 2, (3, num_heads, -1)) makes it of a "
-            "projection"
-        )
+    check_heads("window_attention", qkv, "h * w")
     if hw[0] * hw[1] != qkv.shape[1]:
         raise ValueError(
             f"window_attention: hw {tuple(hw)} must hold as many tokens as qkv, {qkv.shape[1]}"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...native import extension, memory, tensors
+from ...native import extension, tensors
 from ...native.tensors import dense_rows
 from ._call import Call, new_outputs
 
@@ -27,7 +27,7 @@ def forward(call: Call) -> tuple[Tensor, Tensor]:
     extension.launch(
         "window_attention_forward_cpu",
         **_arguments(call, qkv),
-        out=memory.output(out),
+        out=extension.in_huge_pages(out),
         logsumexp=logsumexp,
     )
     return out, logsumexp
@@ -46,7 +46,7 @@ def backward(
         logsumexp=logsumexp,
         grad_out=grad_out,
         grad_out_strides=grad_out.stride()[:2],
-        grad_qkv=memory.output(grad_qkv),
+        grad_qkv=extension.in_huge_pages(grad_qkv),
     )
     return [grad_qkv]
 
