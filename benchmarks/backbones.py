@@ -19,8 +19,8 @@ from worker import PASSES, Spec, Workload
 
 from vitadapter_fast import ViTAdapter, __version__
 from vitadapter_fast.costs import cost
-from vitadapter_fast.model.config import PRESETS
-from vitadapter_fast.model.presets import preset_of, vit_adapter
+from vitadapter_fast.model.build import preset_of, vit_adapter
+from vitadapter_fast.presets import PRESETS
 
 OURS, PLAIN, SDPA = "vitadapter_fast", "plain PyTorch", "plain PyTorch + SDPA"
 COMPILED, SDPA_COMPILED = f"{PLAIN}, compiled", f"{SDPA}, compiled"

@@ -32,7 +32,7 @@ from cuda_path import cuda_path  # noqa: E402
 from plain import Plain  # noqa: E402
 
 from vitadapter_fast import ViTAdapter, ops  # noqa: E402
-from vitadapter_fast.model.config import PRESETS  # noqa: E402
+from vitadapter_fast.presets import PRESETS  # noqa: E402
 
 Run = Callable[[], object]
 Note = Callable[[str], None]

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure  # noqa: E402
 from report import OURS, Result, Run  # noqa: E402
 
 from vitadapter_fast.costs import BOXES, cost  # noqa: E402
-from vitadapter_fast.model.config import PRESETS  # noqa: E402
+from vitadapter_fast.presets import PRESETS  # noqa: E402
 
 _COLORS = {
     OURS: "#d1495b",

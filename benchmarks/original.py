@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitadapter_fast.model.config import PRESETS
+from vitadapter_fast.presets import PRESETS
 
 
 def load(checkout: Path, preset: str) -> nn.Module:

@@ -26,9 +26,9 @@ from torch import Tensor
 from worker import Spec
 
 from vitadapter_fast import __version__, ops
-from vitadapter_fast.model.config import PRESETS
 from vitadapter_fast.model.rope import RotaryEmbedding
 from vitadapter_fast.ops.window_attention.reference import merge_windows, partition_windows
+from vitadapter_fast.presets import PRESETS
 
 Op = Callable[..., Tensor]
 OURS = "vitadapter_fast"

@@ -13,7 +13,7 @@ import vitadapter_fast
 ROOT = Path(vitadapter_fast.__file__).parent
 # From the ground up: what lies in the package's folder, without .py.
 FLOORS = (
-    {"_C", "errors", "files", "images", "version"},
+    {"_C", "errors", "files", "images", "presets", "version"},
     {"native"},
     {"ops"},
     {"fused"},

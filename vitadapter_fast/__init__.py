@@ -6,7 +6,7 @@ from .errors import BackendUnavailable, CheckpointError
 from .model import ViTAdapter, vit_adapter_b, vit_adapter_g, vit_adapter_l, vit_adapter_s
 
 # Not from .model, where a module has this name.
-from .model.presets import vit_adapter, vit_adapter_dinov3
+from .model.build import vit_adapter, vit_adapter_dinov3
 from .native.memory import keep_freed_memory
 from .ops import backend, ms_deform_attn, ms_deform_attn_grid, patch_embed, tuning
 from .version import __version__

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import vitadapter_fast as vf
 from vitadapter_fast.export import _parity, export_program
-from vitadapter_fast.model.config import PRESETS
+from vitadapter_fast.presets import PRESETS
 
 # Dynamic sizes cost seconds for each block: two have all that the sizes meet.
 SHALLOW = {

@@ -44,11 +44,29 @@ def small(**overrides: Any) -> ViTAdapter:
 
 
 IMAGE = torch.randn(2, 3, 32, 64, generator=torch.Generator().manual_seed(1)).double()
-LEAVES = [
-    name
-    for name, module in small().named_modules()
-    if not list(module.children()) and not isinstance(module, nn.ModuleList)
-]
+# DINOv3's with its own adapter, whose extractors see the tokens behind the ViT's last norm.
+TRUNKS: dict[str, dict[str, Any]] = {
+    "dinov2": {},
+    "dinov3": {
+        "trunk": "dinov3",
+        "window_attn": False,
+        "ffn": "swiglu",
+        "mlp_ratio": 6.0,
+        "injectors": False,
+        "final_norm": True,
+    },
+}
+
+
+def leaves(model: nn.Module) -> list[str]:
+    return [
+        name
+        for name, module in model.named_modules()
+        if not list(module.children()) and not isinstance(module, nn.ModuleList)
+    ]
+
+
+LEAVES = leaves(small())
 
 
 def run(model: nn.Module) -> dict[str, Tensor]:
@@ -72,11 +90,12 @@ def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor], what: str) 
         )
 
 
+@pytest.mark.parametrize("trunk", TRUNKS)
 @pytest.mark.parametrize("touch", TOUCHES)
-def test_a_touch_of_any_leaf_is_seen(touch: str) -> None:
+def test_a_touch_of_any_leaf_is_seen(touch: str, trunk: str) -> None:
     """In training with gradients, and in inference: as where every module is called."""
-    base = small(drop_rate=0.25).train()
-    for name in LEAVES:
+    base = small(drop_rate=0.25, **TRUNKS[trunk]).train()
+    for name in leaves(base):
         if not can_take(base.get_submodule(name), touch):
             continue
         ours, theirs = copy.deepcopy(base), copy.deepcopy(base)
@@ -110,13 +129,14 @@ def infer(model: nn.Module) -> dict[str, Tensor]:
         return {f"map {i}": level for i, level in enumerate(model.eval()(IMAGE))}
 
 
+@pytest.mark.parametrize("trunk", TRUNKS)
 @pytest.mark.parametrize(
     "touch", ["forward of its own", "forward hook", "forward pre-hook", "subclass", "backward hook"]
 )
-def test_a_touch_of_any_module_is_seen(touch: str) -> None:
-    base = small()
+def test_a_touch_of_any_module_is_seen(touch: str, trunk: str) -> None:
+    base = small(**TRUNKS[trunk])
     for name, module in base.named_modules():
-        if name in LEAVES or not name or isinstance(module, nn.ModuleList):
+        if name in leaves(base) or not name or isinstance(module, nn.ModuleList):
             continue
         if (
             isinstance(base.get_submodule(name), type(base.interactions[0]))
@@ -129,15 +149,16 @@ def test_a_touch_of_any_module_is_seen(touch: str) -> None:
         assert seen() > 0, f"{touch} of {name} was not seen"
 
 
-def test_global_hooks_see_every_leaf() -> None:
-    model, seen = small(), set()
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_global_hooks_see_every_leaf(trunk: str) -> None:
+    model, seen = small(**TRUNKS[trunk]), set()
     names = {module: name for name, module in model.named_modules()}
     handle = nn.modules.module.register_module_forward_hook(lambda m, *_: seen.add(names[m]))
     try:
         run(model)
     finally:
         handle.remove()
-    assert set(LEAVES) <= seen
+    assert set(leaves(model)) <= seen
 
 
 @pytest.mark.parametrize("kind", [nn.Linear, nn.Conv2d, nn.ConvTranspose2d])
@@ -258,8 +279,8 @@ FUZZ = int(os.environ.get("VITADAPTER_FUZZ", "0"))
 @pytest.mark.parametrize("seed", range(max(8, 100 * FUZZ)))
 def test_several_touches_at_once_are_all_seen(seed: int) -> None:
     draw = random.Random(seed)
-    base = small().train(draw.random() < 0.5)
-    names = draw.sample(LEAVES, draw.randint(2, 5))
+    base = small(**TRUNKS["dinov3" if seed % 2 else "dinov2"]).train(draw.random() < 0.5)
+    names = draw.sample(leaves(base), draw.randint(2, 5))
     chosen = []
     for name in names:
         module = base.get_submodule(name)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
+from vitadapter_fast.model.rope import RotaryEmbedding
+
 # A touch changes a module of a model, by name, and returns how often the touch was seen so far.
 Seen = Callable[[], int]
 Touch = Callable[[nn.Module, str], Seen]
@@ -211,6 +213,8 @@ _MATRICES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 def can_take(module: nn.Module, touch: str) -> bool:
     """Return whether a touch has a meaning for a leaf module."""
+    if isinstance(module, RotaryEmbedding):  # it takes sizes first, and has no gradient
+        return touch in ("forward of its own", "forward hook", "subclass", "offloading")
     if touch in ("Identity", "Dropout", "dropout that is always on"):
         is_square = isinstance(module, nn.Linear) and module.in_features == module.out_features
         return is_square or not isinstance(module, (*_MATRICES, nn.MaxPool2d))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vitadapter_fast import ViTAdapter
-from vitadapter_fast.model.config import DINOV3_PRESETS
+from vitadapter_fast.presets import DINOV3_PRESETS
 
 T = TypeVar("T")
 

@@ -24,7 +24,7 @@ KEYWORDS_ARE_DATA = {
 }
 # Python would miss these first.
 REQUIRED = {
-    f"vitadapter_fast.model.presets.{name}": {"size": "s"}
+    f"vitadapter_fast.model.build.{name}": {"size": "s"}
     for name in ("vit_adapter", "vit_adapter_dinov3")
 }
 
@@ -72,7 +72,7 @@ CALLABLES = public_callables()
 
 def test_public_callables_are_found() -> None:
     wanted = {
-        "vitadapter_fast.model.presets.vit_adapter_s",
+        "vitadapter_fast.model.build.vit_adapter_s",
         "vitadapter_fast.model.vit_adapter.ViTAdapter.forward",
         "vitadapter_fast.integrations.deformable_detr.MSDeformAttnFunction.apply",
         "vitadapter_fast.ops._backends.backend",

@@ -12,7 +12,7 @@ import torch
 
 import vitadapter_fast
 from vitadapter_fast import ViTAdapter
-from vitadapter_fast.model.config import PRESETS
+from vitadapter_fast.presets import PRESETS
 
 # Adapter and ViT without cls token and final norm, of 37 x 37 positions.
 COUNTS = {"s": 27_954_320, "b": 100_396_256, "l": 327_785_664, "g": 1_187_112_064}

@@ -23,7 +23,7 @@ from dinov3_cases import (
 from torch import Tensor
 
 from vitadapter_fast import CheckpointError, ViTAdapter
-from vitadapter_fast.model.config import DINOV3_PRESETS
+from vitadapter_fast.presets import DINOV3_PRESETS
 from vitadapter_fast.weights import LoadReport, load_checkpoint
 from vitadapter_fast.weights.formats import recognize
 from vitadapter_fast.weights.size import vit_size

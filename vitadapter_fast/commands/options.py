@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..images import MAX_SIZE, MIN_SIZE
-from ..model.presets import MODELS, vit_adapter
+from ..model.build import MODELS, vit_adapter
 from ..model.vit_adapter import VIT_FEATURES, ViTAdapter
 
 

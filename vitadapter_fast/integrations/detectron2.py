@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import model as models
 from ..images import MEAN, STD
 from ..model import DINOv3Preset
-from ..model.presets import MODELS, preset_of
+from ..model.build import MODELS, preset_of
 from ..optim import layer_of
 from ._common import MODEL_KEYWORDS, check_keywords, fix_unused, missing
 

@@ -15,8 +15,8 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ..model import ViTAdapter
+from ..model.build import MODELS, vit_adapter
 from ..model.norm import make_norm
-from ..model.presets import MODELS, vit_adapter
 from ._common import MODEL_KEYWORDS, check_keywords
 
 LEVELS = ("0", "1", "2", "3")

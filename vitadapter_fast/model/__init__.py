@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model: an image goes in, four feature maps come out; one file for each box of the figure."""
 
-from .config import DINOV3_PRESETS, PRESETS, DINOv3Preset, Preset
-from .presets import vit_adapter_b, vit_adapter_dinov3, vit_adapter_g, vit_adapter_l, vit_adapter_s
+from ..presets import DINOV3_PRESETS, PRESETS, DINOv3Preset, Preset
+from .build import vit_adapter_b, vit_adapter_dinov3, vit_adapter_g, vit_adapter_l, vit_adapter_s
 from .vit_adapter import ViTAdapter
 
 __all__ = [

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..model.config import DINOV3_PRESETS
+from ..presets import DINOV3_PRESETS
 from .dinov3 import BIAS, BIAS_MASK, LICENSE_NOTICE, PERIODS, exact_periods
 from .files import listing
 from .formats import ADAPTER_PREFIXES, without_wrappers

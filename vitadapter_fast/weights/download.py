@@ -19,7 +19,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..files import replacing
-from ..model.config import PRESETS
+from ..presets import PRESETS
 from .files import listing, read_file
 from .formats import official_problems, recognize
 from .hub import fetched, refuse_unknown, refuse_unsigned, repository

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..model.config import DINOV3_PRESETS, PRESETS
+from ..presets import DINOV3_PRESETS, PRESETS
 from .joined import Weight
 
 PATCH_KERNEL = "patch_embed.proj.weight"

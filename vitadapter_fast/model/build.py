@@ -5,14 +5,8 @@
 import os
 from typing import Any
 
-from .config import (
-    DINOV3_PRESETS,
-    PRESETS,
-    DINOv3Preset,
-    Preset,
-    check_choice,
-    check_flags,
-)
+from ..presets import DINOV3_PRESETS, PRESETS, DINOv3Preset, Preset
+from .config import check_choice, check_flags
 from .vit_adapter import ViTAdapter
 
 _DINOV3 = "dinov3-"
