@@ -87,8 +87,8 @@ def touched_reason(owner: nn.Module, *names: str) -> str | None:
     """Return what somebody did to parts of a module, all or those named, or None.
 
     None says that to call them is to do what their classes do with their parameters, all of one
-    dtype, and that nobody sees the calls. What was done to ``owner`` itself does not count: who
-    asks is within its call.
+    dtype, that nothing is dropped at random, and that nobody sees the calls. What was done to
+    ``owner`` itself does not count: who asks is within its call.
     """
     if nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
         return "there are hooks for all modules"
