@@ -86,11 +86,11 @@ def test_check_fails_on_a_wrong_kernel(
 
 
 def test_cuda_backend_objects_to_cpu_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitadapter_fast.ops.ms_deform_attn import _classic_call
+    from vitadapter_fast.ops.ms_deform_attn._call import classic_call
 
     monkeypatch.setattr(cuda_device, "cuda_unavailable_reason", lambda: None)
     points = torch.zeros(1, 1, 1, 1, 1, 2)
-    call = _classic_call(torch.zeros(1, 4, 1, 8), [2, 2], points, points[..., 0])
+    call = classic_call(torch.zeros(1, 4, 1, 8), [2, 2], points, points[..., 0])
     assert cuda.unsupported_reason(call) == "it runs on CUDA tensors, got cpu"
 
 

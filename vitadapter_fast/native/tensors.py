@@ -4,7 +4,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from operator import attrgetter
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,8 +19,9 @@ def device_type(tensor: Tensor) -> str:
     return tensor.device.type
 
 
-# Whether shortcuts that only pay on the CPU may be taken; asked so often that it is C code.
-is_on_cpu: Callable[[Tensor], bool] = attrgetter("is_cpu")
+# Whether shortcuts that only pay on the CPU may be taken; asked so often that it is torch's C code,
+# which compilers know.
+is_on_cpu: Callable[[Tensor], bool] = cast(Any, Tensor.is_cpu).__get__
 
 
 def is_recorded() -> bool:
