@@ -60,7 +60,8 @@ cpu.forward = lambda call: tuple(part * 1.01 for part in right(call))
 """
 # The first contender is timed, the second hangs.
 HANG = """
-import time, workloads
+import signal, time, workloads
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off
 run = workloads._Calls.run
 
 def run_or_hang(self, name, index):
