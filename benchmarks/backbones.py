@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from worker import PASSES, Spec, Workload
 
 from vitadapter_fast import ViTAdapter, __version__
+from vitadapter_fast.builders import preset_of, vit_adapter
 from vitadapter_fast.costs import cost
-from vitadapter_fast.model.build import preset_of, vit_adapter
 from vitadapter_fast.presets import PRESETS
 
 OURS, PLAIN, SDPA = "vitadapter_fast", "plain PyTorch", "plain PyTorch + SDPA"

@@ -13,12 +13,12 @@ import vitadapter_fast
 ROOT = Path(vitadapter_fast.__file__).parent
 # From the ground up: what lies in the package's folder, without .py.
 FLOORS = (
-    {"_C", "errors", "files", "images", "presets", "version"},
+    {"_C", "errors", "files", "images", "presets", "settings", "version"},
     {"native"},
     {"ops"},
     {"fused"},
     {"model"},
-    {"checks", "costs", "optim", "weights"},
+    {"builders", "checks", "costs", "optim", "weights"},
     {"export"},
     {"commands"},
     {"integrations"},

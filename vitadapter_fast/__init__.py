@@ -2,11 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """ViT-Adapter backbones on DINOv2 weights, with fast kernels where the time goes."""
 
+from .builders import (
+    vit_adapter,
+    vit_adapter_b,
+    vit_adapter_dinov3,
+    vit_adapter_g,
+    vit_adapter_l,
+    vit_adapter_s,
+)
 from .errors import BackendUnavailable, CheckpointError
-from .model import ViTAdapter, vit_adapter_b, vit_adapter_g, vit_adapter_l, vit_adapter_s
-
-# Not from .model, where a module has this name.
-from .model.build import vit_adapter, vit_adapter_dinov3
+from .model import ViTAdapter
 from .native.memory import keep_freed_memory
 from .ops import backend, ms_deform_attn, ms_deform_attn_grid, patch_embed, tuning
 from .version import __version__

@@ -31,8 +31,8 @@ from vitadapter_fast.integrations.detectron2 import (  # noqa: E402
     add_vit_adapter_config,
     get_vit_adapter_lr_decay_rate,
 )
-from vitadapter_fast.model import DINOV3_PRESETS, PRESETS  # noqa: E402
 from vitadapter_fast.optim import layer_decay_groups  # noqa: E402
+from vitadapter_fast.presets import DINOV3_PRESETS, PRESETS  # noqa: E402
 
 SIZES = {"small": "s", "base": "b", "large": "l", "giant": "g"}
 BACKBONE_PARAMETERS = {

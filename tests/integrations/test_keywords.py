@@ -16,7 +16,7 @@ import vitadapter_fast
 UNKNOWN = "a_keyword_that_nobody_knows"
 # Their keywords name what they check.
 KEYWORDS_ARE_DATA = {
-    f"vitadapter_fast.model.config.check_{name}"
+    f"vitadapter_fast.settings.check_{name}"
     for name in ("counts", "flags", "numbers", "rates", "ratios")
 } | {
     "vitadapter_fast.fused._choice.readable",
@@ -24,7 +24,7 @@ KEYWORDS_ARE_DATA = {
 }
 # Python would miss these first.
 REQUIRED = {
-    f"vitadapter_fast.model.build.{name}": {"size": "s"}
+    f"vitadapter_fast.builders.{name}": {"size": "s"}
     for name in ("vit_adapter", "vit_adapter_dinov3")
 }
 
@@ -72,7 +72,7 @@ CALLABLES = public_callables()
 
 def test_public_callables_are_found() -> None:
     wanted = {
-        "vitadapter_fast.model.build.vit_adapter_s",
+        "vitadapter_fast.builders.vit_adapter_s",
         "vitadapter_fast.model.vit_adapter.ViTAdapter.forward",
         "vitadapter_fast.integrations.deformable_detr.MSDeformAttnFunction.apply",
         "vitadapter_fast.ops._backends.backend",

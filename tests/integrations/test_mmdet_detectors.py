@@ -25,7 +25,7 @@ from mmengine.runner import Runner, load_checkpoint  # noqa: E402
 from vitadapter_fast import vit_adapter_dinov3  # noqa: E402
 from vitadapter_fast.commands.configs import config_path  # noqa: E402
 from vitadapter_fast.integrations.mmdet import ViTAdapter  # noqa: E402
-from vitadapter_fast.model import DINOV3_PRESETS, PRESETS  # noqa: E402
+from vitadapter_fast.presets import DINOV3_PRESETS, PRESETS  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("mmdet_scope")
 register_all_modules(init_default_scope=False)

@@ -22,7 +22,7 @@ from mmseg.utils import register_all_modules  # noqa: E402
 
 from vitadapter_fast.commands.configs import config_path  # noqa: E402
 from vitadapter_fast.integrations.mmdet import ViTAdapter  # noqa: E402
-from vitadapter_fast.model import DINOV3_PRESETS, PRESETS  # noqa: E402
+from vitadapter_fast.presets import DINOV3_PRESETS, PRESETS  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("mmseg_scope")
 register_all_modules(init_default_scope=False)

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vitadapter_fast import ViTAdapter, vit_adapter_dinov3
-from vitadapter_fast.model import DINOV3_PRESETS
 from vitadapter_fast.model.grid import grids_of
 from vitadapter_fast.model.pyramid import feature_pyramid
+from vitadapter_fast.presets import DINOV3_PRESETS
 from vitadapter_fast.weights import load_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "dinov3"

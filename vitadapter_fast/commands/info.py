@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from ..builders import MODELS, vit_adapter
 from ..checks import box_reason, boxes, check, check_box, facts, probes, table
 from ..costs import cost
 from ..images import MAX_BATCH
-from ..model.build import MODELS, vit_adapter
 from ..ops._backends import NAMES
 from .options import add_size, whole_number
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from ..builders import MODELS, vit_adapter
 from ..images import MAX_SIZE, MIN_SIZE
-from ..model.build import MODELS, vit_adapter
 from ..model.vit_adapter import VIT_FEATURES, ViTAdapter
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from .. import model as models
+from ..builders import MODELS, preset_of
 from ..images import MEAN, STD
-from ..model import DINOv3Preset
-from ..model.build import MODELS, preset_of
 from ..optim import layer_of
+from ..presets import DINOv3Preset
 from ._common import MODEL_KEYWORDS, check_keywords, fix_unused, missing
 
 try:

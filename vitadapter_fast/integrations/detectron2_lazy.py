@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..model.build import preset_of
+from ..builders import preset_of
 from ..optim import layer_decay_groups
 from ._common import missing
 from .detectron2 import OUT_FEATURES, PIXEL_MEAN, PIXEL_STD, ViTAdapter, preset_keywords

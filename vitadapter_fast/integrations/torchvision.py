@@ -14,8 +14,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from ..builders import MODELS, vit_adapter
 from ..model import ViTAdapter
-from ..model.build import MODELS, vit_adapter
 from ..model.norm import make_norm
 from ._common import MODEL_KEYWORDS, check_keywords
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .config import check_choice
+from ..settings import check_choice
 
 PERIODS = ("bfloat16", "exact")
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from .config import (
+from ..settings import (
     check_choice,
     check_counts,
     check_flags,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import fused
 from ..native.captured import capture
-from .config import (
+from ..settings import (
     check_choice,
     check_counts,
     check_flags,

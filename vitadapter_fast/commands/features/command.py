@@ -23,8 +23,9 @@ from ... import ops
 from ...errors import BackendUnavailable, CheckpointError, CommandError
 from ...files import make_folder, replacing
 from ...images import MAX_BATCH
-from ...model import PRESETS, ViTAdapter
+from ...model import ViTAdapter
 from ...ops import _backends
+from ...presets import PRESETS
 from ...version import __version__
 from ...weights import load_checkpoint
 from ...weights.download import unasked

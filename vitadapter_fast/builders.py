@@ -5,9 +5,9 @@
 import os
 from typing import Any
 
-from ..presets import DINOV3_PRESETS, PRESETS, DINOv3Preset, Preset
-from .config import check_choice, check_flags
-from .vit_adapter import ViTAdapter
+from .model import ViTAdapter
+from .presets import DINOV3_PRESETS, PRESETS, DINOv3Preset, Preset
+from .settings import check_choice, check_flags
 
 _DINOV3 = "dinov3-"
 # All published models by name, as commands and detectors take them.
