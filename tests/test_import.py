@@ -8,8 +8,8 @@ import sys
 import pytest
 
 FRAMEWORKS = (
-    "detectron2", "matplotlib", "mmcv", "mmdet", "mmengine", "mmseg", "rich", "timm",
-    "torchvision", "transformers", "triton",
+    "detectron2", "huggingface_hub", "matplotlib", "mmcv", "mmdet", "mmengine", "mmseg", "onnx",
+    "peft", "rich", "segmentation_models_pytorch", "timm", "torchvision", "transformers", "triton",
 )  # fmt: skip
 LIMIT_S = 0.3
 
@@ -44,7 +44,14 @@ print(time.perf_counter() - start)
 
 
 @pytest.mark.parametrize(
-    ("module", "framework"), [("mmdet", "mmengine"), ("detectron2", "detectron2")]
+    ("module", "framework"),
+    [
+        ("mmdet", "mmengine"),
+        ("detectron2", "detectron2"),
+        ("torchvision", "torchvision"),
+        ("transformers", "transformers"),
+        ("transformers", "huggingface_hub"),
+    ],
 )
 def test_integration_without_its_framework_says_what_to_install(
     module: str, framework: str

@@ -19,6 +19,26 @@ def preset_of(name: str) -> Preset | DINOv3Preset:
     return PRESETS[name] if name in PRESETS else DINOV3_PRESETS[name.removeprefix(_DINOV3)]
 
 
+def model_kwargs(size: str, **overrides: Any) -> dict[str, Any]:
+    """Return the keywords of ``ViTAdapter`` that build one of ``MODELS``.
+
+    Args:
+        size: Its name.
+        **overrides: Keywords that replace the preset's. Of DINOv3's models, whether there are
+            ``injectors`` decides more than that keyword.
+
+    Raises:
+        ValueError: There is no such size.
+    """
+    check_choice("size", size, MODELS)
+    preset = preset_of(size)
+    if isinstance(preset, Preset):
+        return {**preset.model_kwargs(), **overrides}
+    injectors = overrides.get("injectors", False)
+    check_flags(injectors=injectors)
+    return {**preset.model_kwargs(injectors=bool(injectors)), **overrides}
+
+
 def vit_adapter(
     size: str, pretrained: str | os.PathLike[str] | None = None, **overrides: Any
 ) -> ViTAdapter:
@@ -36,10 +56,7 @@ def vit_adapter(
         ValueError: There is no such size; a setting is out of range or disagrees with another.
         CheckpointError: ``pretrained`` cannot be read or does not fit.
     """
-    check_choice("size", size, MODELS)
-    if size not in PRESETS:
-        return vit_adapter_dinov3(size.removeprefix(_DINOV3), pretrained, **overrides)
-    return ViTAdapter(**{**PRESETS[size].model_kwargs(), "pretrained": pretrained, **overrides})
+    return ViTAdapter(**{"pretrained": pretrained, **model_kwargs(size, **overrides)})
 
 
 def vit_adapter_dinov3(
@@ -67,9 +84,7 @@ def vit_adapter_dinov3(
         CheckpointError: ``pretrained`` cannot be read or does not fit.
     """
     check_choice("size", size, tuple(DINOV3_PRESETS))
-    check_flags(injectors=injectors)
-    keywords = DINOV3_PRESETS[size].model_kwargs(injectors=bool(injectors))
-    return ViTAdapter(**{**keywords, "pretrained": pretrained, **overrides})
+    return vit_adapter(_DINOV3 + size, pretrained, injectors=injectors, **overrides)
 
 
 def vit_adapter_s(pretrained: str | os.PathLike[str] | None = None, **overrides: Any) -> ViTAdapter:

@@ -9,15 +9,19 @@ from inspect import Parameter, signature
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN, MaskRCNN
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ..builders import MODELS, vit_adapter
 from ..model import ViTAdapter
 from ..model.norm import make_norm
-from ._common import MODEL_KEYWORDS, check_keywords
+from ._common import MODEL_KEYWORDS, check_keywords, missing
+
+try:
+    from torchvision.models.detection import FasterRCNN, MaskRCNN
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+    from torchvision.ops import FeaturePyramidNetwork
+    from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+except ModuleNotFoundError as error:
+    raise missing(__name__, error, "pip install torchvision") from error
 
 LEVELS = ("0", "1", "2", "3")
 FPN_NORMS = ("none", "GN")

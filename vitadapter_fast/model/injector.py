@@ -35,7 +35,8 @@ class Injector(nn.Module):
         self.query_norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.feat_norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.attn = DeformAttn(dim, num_heads, 3, num_points, deform_ratio)
-        self.gamma = nn.Parameter(torch.full((dim,), float(init_value)))
+        self.init_value = float(init_value)
+        self.gamma = nn.Parameter(torch.full((dim,), self.init_value))
 
     def forward(self, x: Tensor, c: Tensor, grids: Grids) -> Tensor:
         """Return ViT tokens, [B, h * w, C], from ViT tokens ``x`` and prior tokens ``c``."""

@@ -35,7 +35,8 @@ class LoadReport:
         missing: Tensors of the adapter, or of the ViT if the file is an adapter alone, that the
             file does not have; they keep their values.
         dropped: Names in the file that the model does not use: the cls token, registers, heads, a
-            bias of zeros. Bias masks are applied and periods compared, so they are none of these.
+            bias of zeros, counts of batches where a norm is fixed. Bias masks are applied and
+            periods compared, so they are none of these.
         resized: Patch size in the file and in the model, None where they are the same.
         taken: Where in the file the weights lay, such as ``state_dict``; "" if at its root.
         left: Where other tensors lie: averaged weights, a student, an optimizer; or other files
@@ -135,7 +136,7 @@ class Fitted:
     Attributes:
         tensors: Under the model's names and in its shapes; not yet in its dtypes.
         unused: Names of a ViT that the model has no place for.
-        ignored: Names of heads, necks and the like.
+        ignored: Names of heads, necks and the like, and counts of norms that count nothing.
         resized: Patch size in the file and in the model, None where they are the same.
         settled: What was found on the way, of a DINOv3 ViT.
     """
@@ -161,8 +162,10 @@ def fit(recognized: Recognized, model: nn.Module, path: Path, method: PatchMetho
     """
     state = without_wrappers(model.state_dict())
     tensors, unused = to_adapter(recognized, state)
-    heads = tuple(name for name in find_heads(tensors) if name not in state)
-    tensors = {name: tensor for name, tensor in tensors.items() if name not in heads}
+    # A fixed norm, as detectors put in the place of others, counts no batches.
+    counts = [name for name in tensors if name.endswith(".num_batches_tracked")]
+    ignored = tuple(name for name in (*find_heads(tensors), *counts) if name not in state)
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in ignored}
     settled = settle(tensors, state) if recognized.is_dinov3 else Settled(tensors)
     tensors = settled.tensors
     resized = None
@@ -174,7 +177,7 @@ def fit(recognized: Recognized, model: nn.Module, path: Path, method: PatchMetho
         if fitting.shape[-1] != kernel.shape[-1]:
             resized = (kernel.shape[-1], fitting.shape[-1])
     check_fit(settled, model, recognized, path)
-    return Fitted(tensors, unused + settled.dropped, heads + recognized.ignored, resized, settled)
+    return Fitted(tensors, unused + settled.dropped, ignored + recognized.ignored, resized, settled)
 
 
 def _rope_periods(model: nn.Module) -> str | None:

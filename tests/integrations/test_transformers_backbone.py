@@ -1,0 +1,535 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""The backbone inside transformers: its contract, its files, its detectors and segmentors."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import WINDOWED
+from torch import Tensor, nn
+
+transformers = pytest.importorskip("transformers")
+
+from vitadapter_fast import ViTAdapter, vit_adapter  # noqa: E402
+from vitadapter_fast.builders import MODELS, model_kwargs  # noqa: E402
+from vitadapter_fast.errors import CheckpointError  # noqa: E402
+from vitadapter_fast.integrations import transformers as ours  # noqa: E402
+from vitadapter_fast.integrations.transformers import (  # noqa: E402
+    STAGES,
+    ViTAdapterBackbone,
+    ViTAdapterConfig,
+    load_backbone_weights,
+)
+
+IMAGE = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+DINOV3: dict[str, Any] = {
+    "size": "dinov3-t",
+    "embed_dim": 32,
+    "depth": 4,
+    "num_heads": 2,
+    "deform_num_heads": 4,
+    "interaction_indexes": [[0, 0], [1, 1], [2, 2], [3, 3]],
+}
+TRUNKS = {"dinov2": {**WINDOWED, "init_values": 1.0}, "dinov3": DINOV3}
+
+
+def tiny_config(trunk: str = "dinov2", **overrides: Any) -> ViTAdapterConfig:
+    return ViTAdapterConfig(**{**TRUNKS[trunk], **overrides})
+
+
+def tiny_backbone(trunk: str = "dinov2", **overrides: Any) -> ViTAdapterBackbone:
+    torch.manual_seed(0)
+    return ViTAdapterBackbone(tiny_config(trunk, **overrides))
+
+
+@torch.no_grad()
+def maps_of(backbone: nn.Module, image: Tensor = IMAGE) -> tuple[Tensor, ...]:
+    return backbone.eval()(image).feature_maps
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    assert len(one) == len(other)
+    assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+
+
+# -- the config
+
+
+@pytest.mark.parametrize("size", MODELS)
+def test_a_config_is_a_published_model(size: str) -> None:
+    config = ViTAdapterConfig(size)
+    assert config.model_kwargs().items() >= model_kwargs(size).items()
+    assert config.stage_names == config.out_features == list(STAGES)
+    assert config.out_indices == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("size", MODELS)
+@pytest.mark.parametrize("overrides", [{}, {"embed_dim": 384, "drop_path_rate": 0.0, "norm": "GN"}])
+def test_a_config_survives_its_file(size: str, overrides: dict[str, Any], tmp_path: Path) -> None:
+    """The file holds what differs from the default model, whichever model it started from."""
+    config = ViTAdapterConfig(size, out_indices=[1, 3], **overrides)
+    config.save_pretrained(tmp_path)
+    for again in (
+        ViTAdapterConfig.from_pretrained(tmp_path),
+        transformers.AutoConfig.from_pretrained(tmp_path),
+    ):
+        assert type(again) is ViTAdapterConfig
+        assert again.model_kwargs() == config.model_kwargs()
+        assert again.out_features == ["stage2", "stage4"] and again.out_indices == [1, 3]
+
+
+def test_a_config_answers_to_the_names_of_transformers() -> None:
+    config = ViTAdapterConfig("b", hidden_size=384, num_channels=4)
+    assert (config.hidden_size, config.embed_dim, config.in_chans) == (384, 384, 4)
+    assert (config.num_hidden_layers, config.num_attention_heads) == (12, 12)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        ({"embed_dims": 32}, TypeError, "'embed_dims' .*did you mean 'embed_dim'"),
+        ({"pretrained": "file"}, TypeError, "load_backbone_weights"),
+        ({"size": "xl"}, ValueError, "must be one of s, b, l, g"),
+        ({"out_indices": [3, 1]}, ValueError, "same order"),
+        ({"out_features": ["stem"]}, ValueError, "subset of stage_names"),
+    ],
+)
+def test_a_wrong_setting_is_told(
+    keywords: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        ViTAdapterConfig(**keywords)
+
+
+def test_a_setting_that_no_model_takes_is_told_when_it_is_built() -> None:
+    with pytest.raises(ValueError, match="deform_num_heads"):
+        ViTAdapterBackbone(tiny_config(deform_num_heads=5))
+
+
+# -- the model
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_it_is_the_adapter(trunk: str) -> None:
+    backbone = tiny_backbone(trunk)
+    image = torch.rand(2, 3, 75, 110)
+    with torch.no_grad():
+        assert_equal(maps_of(backbone, image), backbone.eval().model(image))
+
+
+def test_it_returns_what_was_chosen() -> None:
+    everything = maps_of(tiny_backbone())
+    backbone = tiny_backbone(out_indices=[1, -1]).eval()
+    assert backbone.channels == [backbone.config.embed_dim] * 2
+    with torch.no_grad():
+        output = backbone(IMAGE, output_hidden_states=True, output_attentions=True)
+        as_tuple = backbone(IMAGE, return_dict=False)
+    assert_equal(output.feature_maps, [everything[1], everything[3]])
+    assert_equal(output.hidden_states, everything)
+    assert len(as_tuple) == 1
+    assert_equal(as_tuple[0], output.feature_maps)
+    assert backbone(IMAGE).hidden_states is None
+
+
+def test_layers_of_maps_that_nobody_takes_do_not_train() -> None:
+    """DistributedDataParallel would wait for their gradients."""
+    backbone = tiny_backbone(out_indices=[1, 2, 3]).train()
+    torch.autograd.backward([each.sum() for each in backbone(IMAGE).feature_maps])
+    trained = {name: each for name, each in backbone.named_parameters() if each.requires_grad}
+    assert [name for name, each in trained.items() if each.grad is None] == []
+    assert "model.up.weight" not in trained
+
+
+def test_gradient_checkpointing_is_with_cp() -> None:
+    backbone = tiny_backbone(drop_path_rate=0.0, norm="GN").train()
+    stages = [backbone.model, *backbone.model.interactions]
+
+    def gradients() -> list[Tensor]:
+        backbone.zero_grad()
+        torch.autograd.backward([each.square().sum() for each in backbone(IMAGE).feature_maps])
+        return [each.grad for each in backbone.parameters() if each.grad is not None]
+
+    plain = gradients()
+    backbone.gradient_checkpointing_enable()
+    assert all(each.with_cp for each in stages) and backbone.is_gradient_checkpointing
+    torch.testing.assert_close(gradients(), plain)
+    backbone.gradient_checkpointing_disable()
+    assert not any(each.with_cp for each in stages)
+
+
+# -- files
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+@pytest.mark.parametrize("norm", ["BN", "GN"])
+def test_it_comes_back_from_its_files(trunk: str, norm: str, tmp_path: Path) -> None:
+    backbone = tiny_backbone(trunk, norm=norm, out_indices=[0, 3])
+    backbone.train()(IMAGE)  # BN counts
+    backbone.save_pretrained(tmp_path)
+    again = ViTAdapterBackbone.from_pretrained(tmp_path)
+    assert not again.training
+    assert_equal(maps_of(again), maps_of(backbone))
+    assert_equal([*again.state_dict().values()], [*backbone.state_dict().values()])
+    assert type(transformers.AutoModel.from_pretrained(tmp_path)) is ViTAdapterBackbone
+
+
+def test_it_comes_in_half_precision(tmp_path: Path) -> None:
+    tiny_backbone().save_pretrained(tmp_path)
+    backbone = ViTAdapterBackbone.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {each.dtype for each in backbone.parameters()} == {torch.bfloat16}
+    assert maps_of(backbone, IMAGE.bfloat16())[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+@pytest.mark.parametrize("norm", ["BN", "GN"])
+def test_what_a_file_lacks_starts_as_in_a_new_model(
+    trunk: str, norm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each tensor in turn, of all kinds, and all at once; what the file has stays as it is."""
+    backbone = tiny_backbone(trunk, norm=norm)
+    backbone.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    marked = {name: torch.full_like(each, 7) for name, each in load_file(file).items()}
+    new = {
+        name: each.double() for name, each in tiny_backbone(trunk, norm=norm).state_dict().items()
+    }
+    kinds = {tuple(part for part in name.split(".") if not part.isdigit()): name for name in marked}
+    torch.use_deterministic_algorithms(True)  # memory without values is filled with NaN
+    try:
+        for lacking in [*([name] for name in kinds.values()), list(marked)]:
+            kept = {name: each for name, each in marked.items() if name not in lacking}
+            save_file(kept or {"none": torch.zeros(1)}, file, {"format": "pt"})
+            loaded = ViTAdapterBackbone.from_pretrained(tmp_path).state_dict()
+            for name, each in loaded.items():
+                if name in kept:
+                    assert torch.equal(each, kept[name]), name
+                    continue
+                each = each.double()
+                if new[name].numel() < 2 or new[name].std() == 0 or "sampling_offsets" in name:
+                    assert torch.equal(each, new[name]), name
+                else:
+                    few = 4 / new[name].numel() ** 0.5
+                    assert 1 - few < each.std() / new[name].std() < 1 + few, name
+                    assert abs(each.mean() - new[name].mean()) < 2 * few * new[name].std(), name
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_the_files_beside_the_weights(tmp_path: Path) -> None:
+    tiny_backbone().save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text("utf-8")
+    assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: transformers\n")
+    assert "ViTAdapterBackbone.from_pretrained" in card
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    photo = (torch.rand(3, 40, 60) * 255).to(torch.uint8)
+    pixels = processor(photo, return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 512, 512)
+    assert list(processor.image_mean) == [0.485, 0.456, 0.406]
+    # Somebody's own stay.
+    (tmp_path / "README.md").write_text("mine")
+    tiny_backbone().save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_a_card_states_the_license_of_dinov3(tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    tiny_backbone("dinov3").save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.license == "other" and card.data.license_name == "dinov3-license"
+    assert "DINOv3 License" in card.text
+    assert card.data.tags == ["vit-adapter", "dinov3"]
+
+
+class FakeHub:
+    """A hub of one repository; it keeps what an upload had."""
+
+    has_card = False
+
+    def __init__(self, token: Any = None) -> None:
+        FakeHub.token = token
+
+    def create_repo(self, repo_id: str, **kwargs: Any) -> Any:
+        FakeHub.created = kwargs
+        return NamedTuple("Url", [("repo_id", str)])(f"me/{repo_id}")
+
+    def file_exists(self, repo_id: str, name: str) -> bool:
+        return FakeHub.has_card
+
+    def upload_folder(self, *, repo_id: str, folder_path: str, **kwargs: Any) -> str:
+        FakeHub.files = {each.name: each.read_bytes() for each in Path(folder_path).iterdir()}
+        return f"{repo_id} {kwargs}"
+
+
+@pytest.mark.parametrize("has_card", [False, True])
+def test_it_goes_to_the_hub_with_its_card(
+    has_card: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ours, "HfApi", FakeHub)
+    monkeypatch.setattr(FakeHub, "has_card", has_card)
+    backbone = tiny_backbone()
+    said = backbone.push_to_hub("cells", private=True, token="t", tags=["cells"], create_pr=True)
+    assert "me/cells" in str(said) and "'create_pr': True" in str(said)
+    assert FakeHub.created["private"] is True and FakeHub.token == "t"
+    assert ("README.md" in FakeHub.files) is not has_card
+    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= FakeHub.files.keys()
+    if not has_card:
+        assert b"- cells\n" in FakeHub.files["README.md"]
+    backbone.save_pretrained(tmp_path / "name", push_to_hub=True, commit_message="first")
+    assert (tmp_path / "name/model.safetensors").read_bytes() == FakeHub.files["model.safetensors"]
+
+
+# -- detectors and segmentors
+
+
+class Composite(NamedTuple):
+    build: Callable[[], nn.Module]
+    labels: Callable[[], dict[str, Any]]
+
+
+def detection_labels() -> dict[str, Any]:
+    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.3], [0.3, 0.6, 0.2, 0.2]])
+    return {"labels": [{"class_labels": torch.tensor([0, 1]), "boxes": boxes} for _ in range(2)]}
+
+
+def mask_labels() -> dict[str, Any]:
+    masks = torch.zeros(2, 96, 96)
+    masks[0, :40, :50] = masks[1, 50:, 40:] = 1
+    return {"mask_labels": [masks, masks], "class_labels": [torch.tensor([0, 1])] * 2}
+
+
+def _mask2former() -> nn.Module:
+    return transformers.Mask2FormerForUniversalSegmentation(
+        transformers.Mask2FormerConfig(
+            backbone_config=tiny_config(),
+            feature_size=32,
+            mask_feature_size=32,
+            hidden_dim=32,
+            encoder_feedforward_dim=32,
+            dim_feedforward=32,
+            encoder_layers=1,
+            decoder_layers=2,
+            num_attention_heads=4,
+            num_queries=5,
+            num_labels=2,
+            train_num_points=64,
+        )
+    )
+
+
+def _upernet() -> nn.Module:
+    return transformers.UperNetForSemanticSegmentation(
+        transformers.UperNetConfig(
+            backbone_config=tiny_config(), hidden_size=32, auxiliary_in_channels=32, num_labels=3
+        )
+    )
+
+
+def _rt_detr() -> nn.Module:
+    return transformers.RTDetrForObjectDetection(
+        transformers.RTDetrConfig(
+            backbone_config=tiny_config(out_indices=[1, 2, 3]),
+            encoder_in_channels=[WINDOWED["embed_dim"]] * 3,
+            encoder_hidden_dim=32,
+            encoder_ffn_dim=32,
+            d_model=32,
+            decoder_in_channels=[32] * 3,
+            decoder_ffn_dim=32,
+            decoder_layers=2,
+            decoder_attention_heads=4,
+            encoder_attention_heads=4,
+            num_queries=5,
+            num_denoising=0,
+            num_labels=2,
+        )
+    )
+
+
+def _d_fine() -> nn.Module:
+    return transformers.DFineForObjectDetection(
+        transformers.DFineConfig(
+            backbone_config=tiny_config(out_indices=[1, 2, 3]),
+            encoder_in_channels=[WINDOWED["embed_dim"]] * 3,
+            encoder_hidden_dim=32,
+            encoder_ffn_dim=32,
+            d_model=32,
+            decoder_in_channels=[32] * 3,
+            decoder_ffn_dim=32,
+            decoder_layers=2,
+            decoder_attention_heads=4,
+            encoder_attention_heads=4,
+            decoder_n_points=[2, 2, 2],
+            num_queries=5,
+            num_denoising=0,
+            num_labels=2,
+        )
+    )
+
+
+_DETR = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "num_queries": 5,
+    "num_labels": 2,
+}
+
+
+def _detr() -> nn.Module:
+    config = transformers.DetrConfig(backbone_config=tiny_config(out_indices=[3]), **_DETR)
+    return transformers.DetrForObjectDetection(config)
+
+
+def _deformable_detr() -> nn.Module:
+    config = transformers.DeformableDetrConfig(
+        backbone_config=tiny_config(out_indices=[1, 2, 3]), num_feature_levels=4, **_DETR
+    )
+    return transformers.DeformableDetrForObjectDetection(config)
+
+
+COMPOSITES = {
+    "mask2former": Composite(_mask2former, mask_labels),
+    "upernet": Composite(
+        _upernet, lambda: {"labels": torch.arange(2 * 96 * 96).reshape(2, 96, 96) % 3}
+    ),
+    "rt_detr": Composite(_rt_detr, detection_labels),
+    "d_fine": Composite(_d_fine, detection_labels),
+    "detr": Composite(_detr, detection_labels),
+    "deformable_detr": Composite(_deformable_detr, detection_labels),
+}
+
+
+def tensors_in(output: Any) -> list[Tensor]:
+    """Of an output of transformers; its hidden states are tuples of tensors."""
+    if isinstance(output, Tensor):
+        return [output]
+    values = output.values() if isinstance(output, dict) else output
+    parts = values if isinstance(output, (dict, list, tuple)) else []
+    return [tensor for part in parts for tensor in tensors_in(part)]
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_a_model_of_transformers_trains_and_comes_back(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = COMPOSITES[name].build().train()
+    backbone = next(each for each in model.modules() if isinstance(each, ViTAdapterBackbone))
+    optimizer = torch.optim.AdamW(
+        [each for each in model.parameters() if each.requires_grad], lr=1e-3
+    )
+    losses = []
+    for _ in range(4):
+        loss = model(pixel_values=IMAGE, **COMPOSITES[name].labels()).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(torch.isfinite(torch.tensor(losses))) and losses[-1] < losses[0]
+    grads = [each.grad for each in backbone.parameters() if each.requires_grad]
+    assert all(each is not None and each.isfinite().all() for each in grads)
+
+    model.eval().save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    state, loaded = model.state_dict(), again.state_dict()
+    assert state.keys() == loaded.keys()
+    assert all(torch.equal(state[key], loaded[key]) for key in state)
+    found = next(each for each in again.modules() if isinstance(each, ViTAdapterBackbone))
+    assert_equal(maps_of(backbone), maps_of(found))
+    with torch.no_grad():
+        one, other = (tensors_in(each(pixel_values=IMAGE)) for each in (model, again))
+    # UperNet's own head differs by 7e-9 between two copies of the same weights.
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    assert one
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_weights_come_into_the_backbone_of_a_model(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    trained = ViTAdapter(**TRUNKS["dinov2"])
+    file = tmp_path / "adapter.safetensors"
+    save_file(trained.state_dict(), file)
+    model = COMPOSITES[name].build()
+    report = load_backbone_weights(model, file)
+    assert report.missing == 0
+    backbone = next(each for each in model.modules() if isinstance(each, ViTAdapterBackbone))
+    reached = dict(backbone.model.named_parameters())
+    assert torch.equal(reached["blocks.1.attn.qkv.weight"], trained.blocks[1].attn.qkv.weight)
+
+
+def test_weights_need_one_backbone(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must have one ViTAdapterBackbone inside, Linear has 0"):
+        load_backbone_weights(nn.Linear(2, 2), tmp_path)
+    with pytest.raises(CheckpointError):
+        load_backbone_weights(tiny_backbone(), tmp_path / "none.safetensors")
+
+
+def test_it_is_known_by_a_dict_of_its_settings() -> None:
+    """As the config.json of a detector holds it."""
+    settings = json.loads(tiny_config(out_indices=[3]).to_json_string())
+    assert settings["model_type"] == "vit_adapter"
+    config = transformers.DetrConfig(backbone_config=settings, **_DETR)
+    model = transformers.DetrForObjectDetection(config)
+    assert any(isinstance(each, ViTAdapterBackbone) for each in model.modules())
+    alone = transformers.AutoBackbone.from_config(tiny_config())
+    assert isinstance(alone, ViTAdapterBackbone)
+
+
+def test_the_trainer_of_transformers_trains_it(tmp_path: Path) -> None:
+    model = _detr()
+    samples = [{"pixel_values": IMAGE[0], "labels": detection_labels()["labels"][0]}] * 4
+    arguments = transformers.TrainingArguments(
+        output_dir=tmp_path,
+        max_steps=2,
+        per_device_train_batch_size=2,
+        gradient_checkpointing=True,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="steps",
+        save_steps=2,
+    )
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    trainer = transformers.Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=samples,
+        data_collator=lambda each: {
+            "pixel_values": torch.stack([sample["pixel_values"] for sample in each]),
+            "labels": [sample["labels"] for sample in each],
+        },
+    )
+    trainer.train()
+    after = model.state_dict()
+    assert any(not torch.equal(after[name], each) for name, each in before.items())
+    again = type(model).from_pretrained(tmp_path / "checkpoint-2")
+    assert_equal([*again.state_dict().values()], [*after.values()])
+
+
+def test_it_compiles_whole() -> None:
+    backbone = tiny_backbone().eval()
+    with torch.no_grad():
+        plain = backbone(IMAGE).feature_maps
+        torch._dynamo.reset()
+        compiled = torch.compile(backbone, fullgraph=True)(IMAGE).feature_maps
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_it_is_split_among_devices(tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    plain = maps_of(backbone)
+    backbone.save_pretrained(tmp_path)
+    split = ViTAdapterBackbone.from_pretrained(tmp_path, device_map={"": "cpu"})
+    assert_equal(maps_of(split), plain)
+
+
+def test_the_default_is_the_small_model() -> None:
+    with torch.device("meta"):
+        names = ViTAdapterBackbone(ViTAdapterConfig()).model.state_dict().keys()
+        assert names == vit_adapter("s").state_dict().keys()
