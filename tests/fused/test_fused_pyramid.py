@@ -116,7 +116,13 @@ OTHERS: dict[str, Callable[[ViTAdapter], None]] = {
 
 
 @pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
-@pytest.mark.parametrize("is_compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize(
+    "is_compiled",
+    [
+        pytest.param(False, id="eager"),
+        pytest.param(True, id="compiled", marks=pytest.mark.thorough),
+    ],
+)
 @torch.no_grad()
 def test_convolutions_of_another_kind_are_called(
     change: Callable[[ViTAdapter], None],

@@ -11,14 +11,15 @@ _TESTS = Path(__file__).resolve().parents[1]
 # What a run of all tests leaves out unless it is asked for: long, and rarely of news.
 # A file or test that is named on the command line runs all the same.
 THOROUGH = {
-    # The compiled kernels: sanitizers, random and hostile calls, machine code, builds.
+    # The compiled kernels: sanitizers, random and hostile calls, machine code, builds; and whatever
+    # can fail around them: disks, memory, compilers, processes.
     "kernels": {
         "ops": [
             *("cuda_code", "cuda_emulation", "cuda_on_cpu", "dwconv_gelu_cuda_on_cpu"),
             *("hostile_calls", "patch_embed_cuda_on_cpu", "random_cases", "rope_cuda_on_cpu"),
             "sanitizers",
         ],
-        ".": ["build", "supply_chain", "toolkits"],
+        ".": ["build", "faults", "supply_chain", "toolkits"],
     },
     # Triton, compiled models, export, benchmarks; and single tests marked as thorough.
     "others": {

@@ -40,7 +40,7 @@ CFLAGS="$flags -include $header" MMCV_WITH_OPS=1 FORCE_CUDA=0 MAX_JOBS=${MAX_JOB
 
 echo "-- mmdet, mmseg, transformers"
 # ftfy and regex: mmseg imports them and does not say so.
-pip install -q "$work"/mmcv-*.whl mmengine mmdet mmsegmentation ftfy regex transformers peft accelerate timm pycocotools \
+pip install -q "$work"/mmcv-*.whl mmengine mmdet mmsegmentation ftfy regex transformers kernels peft accelerate timm pycocotools \
   numpy safetensors pillow rich matplotlib pytest pytest-xdist
 
 echo "-- detectron2"

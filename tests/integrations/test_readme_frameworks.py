@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from checkpoint_cases import published_size, saved
 from snippets import Block, run_python, run_shell, runs
 from torch.distributed.run import get_args_parser
@@ -29,6 +30,12 @@ def test_torchvision(block: Block) -> None:
     assert type(detector).__name__ == "MaskRCNN"
 
 
+@runs("transformers: python")
+def test_transformers(block: Block) -> None:
+    pytest.importorskip("transformers")
+    assert run_python(block)["logits"].shape == (1, 150, 512, 512)
+
+
 @runs("In place of mmcv's operator: python")
 def test_operator_of_mmcv(block: Block) -> None:
     function = pytest.importorskip("mmcv.ops.multi_scale_deform_attn")
@@ -42,6 +49,18 @@ def test_operator_of_mmcv(block: Block) -> None:
     run_python(block, train=train, any_deformable_detr="a detector")
     assert trained == ["a detector"]
     assert function.MultiScaleDeformableAttnFunction is before
+
+
+@runs("In place of mmcv's operator: python 2")
+def test_mapping_of_kernels(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("kernels")
+    modeling = pytest.importorskip("transformers.models.deformable_detr.modeling_deformable_detr")
+    kind = modeling.MultiScaleDeformableAttention
+    # As transformers does itself where it accepts the version of kernels.
+    monkeypatch.setattr(kind, "kernel_layer_name", kind.__name__, raising=False)
+    layer = kind()
+    run_python(block, deformable_detr=torch.nn.Sequential(torch.nn.Linear(1, 1), layer))
+    assert layer.forward.__func__.__module__ == "vitadapter_fast.integrations.deformable_detr"
 
 
 @runs("mmdet, mmseg and detectron2: sh")

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real transformers models compute the same on our kernels."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +13,7 @@ from counting import Calls, outputs_and_gradients, perturb_deformable_attention
 from torch import Tensor
 
 pytest.importorskip("transformers")
+kernels = pytest.importorskip("kernels")
 
 from transformers import (  # noqa: E402
     DeformableDetrConfig,
@@ -19,6 +22,10 @@ from transformers import (  # noqa: E402
 )
 
 from vitadapter_fast.integrations.deformable_detr import MSDeformAttn, replace_mmcv_op  # noqa: E402
+from vitadapter_fast.integrations.kernels import (  # noqa: E402
+    KERNEL_MAPPING,
+    MultiScaleDeformableAttention,
+)
 
 # Names of the models, and of what each calls.
 FAMILIES = {
@@ -103,7 +110,11 @@ def detector(request: pytest.FixtureRequest) -> DeformableDetrForObjectDetection
     ids=["one_stage", "two_stage"],
     indirect=True,
 )
-def test_deformable_detr_computes_the_same(detector: DeformableDetrForObjectDetection) -> None:
+@pytest.mark.usefixtures("marked_layers")
+@pytest.mark.parametrize("way", ["replaced", "kernelized"])
+def test_deformable_detr_computes_the_same(
+    detector: DeformableDetrForObjectDetection, way: str
+) -> None:
     image = torch.randn(2, 3, 96, 128, dtype=torch.float64)
     # The second photo is smaller: padding is masked.
     mask = torch.ones(2, 96, 128, dtype=torch.long)
@@ -114,7 +125,7 @@ def test_deformable_detr_computes_the_same(detector: DeformableDetrForObjectDete
         return [out.logits, out.pred_boxes]
 
     before, gradients_before, none = outputs_and_gradients(detector, run)
-    with replace_mmcv_op():
+    with replace_mmcv_op() if way == "replaced" else kernelized(detector):
         after, gradients_after, calls = outputs_and_gradients(detector, run)
     *_, none_again = outputs_and_gradients(detector, run)
 
@@ -201,3 +212,37 @@ def test_our_module_starts_as_theirs(detector: DeformableDetrForObjectDetection)
     torch.testing.assert_close(
         ours.sampling_offsets.bias, theirs.sampling_offsets.bias, rtol=0, atol=1e-6
     )
+
+
+KERNELIZED = [family for family, called in FAMILIES.items() if called[0].isupper()]
+
+
+@pytest.fixture
+def marked_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers marks its layers by itself where it accepts the version of kernels.
+
+    That of 5.24 is 0.18.2 and newer, of which PyPI had none when this was written.
+    """
+    for family in KERNELIZED:
+        layer = getattr(modeling(family), FAMILIES[family])
+        monkeypatch.setattr(layer, "kernel_layer_name", FAMILIES[family], raising=False)
+
+
+@contextmanager
+def kernelized(model: torch.nn.Module) -> Iterator[None]:
+    """Transformers' own way to run a layer on other kernels, for the time of a block."""
+    mode = kernels.Mode.TRAINING | kernels.Mode.TORCH_COMPILE
+    with kernels.use_kernel_mapping(KERNEL_MAPPING, inherit_mapping=False):
+        kernels.kernelize(model, mode=mode, device="cpu")
+    yield
+    for module in model.modules():
+        vars(module).pop("forward", None)
+
+
+@pytest.mark.usefixtures("marked_layers")
+@pytest.mark.parametrize("family", KERNELIZED)
+def test_every_layer_of_the_mapping_takes_it(family: str) -> None:
+    layer = getattr(modeling(family), FAMILIES[family])()
+    with kernelized(layer):
+        assert layer.forward.__func__ is MultiScaleDeformableAttention.forward
+        assert "forward" not in vars(type(layer)()), "only one model's modules are changed"

@@ -54,7 +54,10 @@ def test_small_preset_starts_with_finite_weights() -> None:
     assert all(tensor.isfinite().all() for tensor in build("s").state_dict().values())
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.thorough if name == "g" else ()) for name in COUNTS],
+)
 @torch.no_grad()
 def test_preset_makes_four_finite_maps_of_an_image(name: str) -> None:
     maps = build_filled(name)(torch.randn(1, 3, 64, 96))

@@ -299,7 +299,7 @@ def _sample_v1(original: Callable[..., Tensor] | None = None) -> Callable[..., T
     return sample
 
 
-def _forward_of_module(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def forward_of_module(original: Callable[..., Tensor] | None = None) -> Callable[..., Tensor]:
     """The module of Deformable DETR and of most after it."""
 
     def forward(
@@ -362,7 +362,7 @@ def _sample_v2(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 # Name in transformers -> what makes its replacement of the original, and the parameters it has.
 _IN_TRANSFORMERS: dict[str, tuple[Callable[..., Any], str]] = {
     "MultiScaleDeformableAttention": (
-        _forward_of_module,
+        forward_of_module,
         "self value value_spatial_shapes value_spatial_shapes_list level_start_index "
         "sampling_locations attention_weights im2col_step",
     ),
