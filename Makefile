@@ -4,7 +4,7 @@
 PYTHON ?= python
 CPP := $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/sanitizers/*.cpp')
 
-.PHONY: demo train-demo test test-all test-rest fuzz sanitize tsan lint bench gpu gpu-build gpu-test gpu-test-triton gpu-sanitize gpu-bench compiled kernels triton-versions
+.PHONY: demo train-demo test test-all test-rest fuzz sanitize tsan lint onedl bench gpu gpu-build gpu-test gpu-test-triton gpu-sanitize gpu-bench compiled kernels triton-versions
 
 demo:  ## features of the packaged photo, as a picture
 	$(PYTHON) -m vitadapter_fast features
@@ -56,6 +56,11 @@ lint:
 	ruff format --check .
 	mypy
 	clang-format --dry-run --Werror $(CPP)
+
+onedl:  ## the tests with OneDL's mmcv, mmdet and mmseg, in an environment of their own: eleven minutes
+	tests/integrations/install.sh build/onedl onedl
+	VITADAPTER_CUDA=0 build/onedl/bin/pip install -q --no-deps .
+	VITADAPTER_FRAMEWORKS=required build/onedl/bin/pytest -q -n 2 --dist loadfile $(addprefix tests/integrations/test_,$(addsuffix .py,mmdet_backbone mmdet_detectors mmdet_recipes mmseg original_configs replace_mmcv))
 
 bench:  ## every contender found here, checked and timed; report/ holds tables and pictures
 	$(PYTHON) -m pytest benchmarks/ -q --benchmark-json=bench.json

@@ -19,7 +19,8 @@ model = dict(
         pad_size_divisor=32,
     ),
     # The map of stride 4 has no head, and what makes it alone does not train.
-    backbone=dict(out_indices=(1, 2, 3), **_base_.model.backbone),
+    # mmengine makes a config of the base's name.
+    backbone=dict(out_indices=(1, 2, 3), **_base_.model.backbone),  # type: ignore[attr-defined]
     neck=dict(
         type="FPN",
         in_channels=[384, 384, 384],
