@@ -165,16 +165,24 @@ def test_gradient_checkpointing_is_with_cp() -> None:
 # -- files
 
 
+def trained_in(backbone: nn.Module) -> set[str]:
+    return {name for name, each in backbone.named_parameters() if each.requires_grad}
+
+
 @pytest.mark.parametrize("trunk", TRUNKS)
 @pytest.mark.parametrize("norm", ["BN", "GN"])
 def test_it_comes_back_from_its_files(trunk: str, norm: str, tmp_path: Path) -> None:
-    backbone = tiny_backbone(trunk, norm=norm, out_indices=[0, 3])
+    backbone = tiny_backbone(trunk, norm=norm, frozen_vit=norm == "BN", out_indices=[1, 3])
     backbone.train()(IMAGE)  # BN counts
     backbone.save_pretrained(tmp_path)
     again = ViTAdapterBackbone.from_pretrained(tmp_path)
     assert not again.training
     assert_equal(maps_of(again), maps_of(backbone))
     assert_equal([*again.state_dict().values()], [*backbone.state_dict().values()])
+    # transformers loads into new parameters, of which all train.
+    assert trained_in(again) == trained_in(backbone)
+    assert any(".blocks." in name for name in trained_in(again)) is (norm == "GN")
+    assert "model.up.weight" not in trained_in(again)
     assert type(transformers.AutoModel.from_pretrained(tmp_path)) is ViTAdapterBackbone
 
 
@@ -385,7 +393,8 @@ _DETR = {
 
 
 def _detr() -> nn.Module:
-    config = transformers.DetrConfig(backbone_config=tiny_config(out_indices=[3]), **_DETR)
+    backbone = tiny_config(out_indices=[3], frozen_vit=True)
+    config = transformers.DetrConfig(backbone_config=backbone, **_DETR)
     return transformers.DetrForObjectDetection(config)
 
 
@@ -443,6 +452,7 @@ def test_a_model_of_transformers_trains_and_comes_back(name: str, tmp_path: Path
     assert all(torch.equal(state[key], loaded[key]) for key in state)
     found = next(each for each in again.modules() if isinstance(each, ViTAdapterBackbone))
     assert_equal(maps_of(backbone), maps_of(found))
+    assert trained_in(found) == trained_in(backbone)
     with torch.no_grad():
         one, other = (tensors_in(each(pixel_values=IMAGE)) for each in (model, again))
     # UperNet's own head differs by 7e-9 between two copies of the same weights.

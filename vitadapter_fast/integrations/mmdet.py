@@ -33,8 +33,8 @@ except ModuleNotFoundError as error:
     raise missing(
         __name__,
         error,
-        "pip install mmengine mmcv==2.1.0 mmdet==3.3.0 or mmsegmentation==1.2.2; or, under the same "
-        "names, onedl-mmengine onedl-mmcv onedl-mmdetection or onedl-mmsegmentation",
+        "pip install mmengine mmcv==2.1.0 mmdet==3.3.0 or mmsegmentation==1.2.2; or, under the "
+        "same names, onedl-mmengine onedl-mmcv onedl-mmdetection or onedl-mmsegmentation",
     ) from error
 
 _log = logging.getLogger("vitadapter_fast")

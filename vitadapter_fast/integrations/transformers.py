@@ -162,7 +162,6 @@ class ViTAdapterBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         self.model = ViTAdapter(**config.model_kwargs())
         self.num_features = [config.embed_dim] * len(STAGES)
-        fix_unused(self.model, [name in config.out_features for name in STAGES])
         self.post_init()
 
     def forward(
@@ -206,6 +205,14 @@ class ViTAdapterBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
     def gradient_checkpointing(self, enable: bool) -> None:
         for module in (self.model, *self.model.interactions):
             module.with_cp = enable
+
+    def _initialize_weights(self, module: nn.Module, *args: Any, **kwargs: Any) -> None:
+        """Draw weights, and at last fix what shall not train: loaded parameters all would."""
+        super()._initialize_weights(module, *args, **kwargs)
+        if module is self:
+            fix_unused(self.model, [name in self.out_features for name in STAGES])
+            if self.config.frozen_vit:
+                self.model.freeze_vit()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -242,10 +242,14 @@ class ViTAdapter(ViT):
 
             load_checkpoint(self, pretrained, patch_method=patch_method)
         if frozen_vit:
-            for interaction in self.interactions:
-                if interaction.injector is not None:
-                    interaction.injector.requires_grad_(False)
             self.freeze_vit()
+
+    def freeze_vit(self) -> None:
+        """Let no parameter of the ViT take gradients, nor the injectors, which act through it."""
+        for interaction in self.interactions:
+            if interaction.injector is not None:
+                interaction.injector.requires_grad_(False)
+        super().freeze_vit()
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return feature maps [B, C, ceil(H / s), ceil(W / s)] for s = 4, 8, 16, 32.
