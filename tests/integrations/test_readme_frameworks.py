@@ -11,8 +11,10 @@ import pytest
 import torch
 from checkpoint_cases import published_size, saved
 from snippets import Block, run_python, run_shell, runs
+from tiny import WINDOWED
 from torch.distributed.run import get_args_parser
 
+from vitadapter_fast import ViTAdapter
 from vitadapter_fast.commands.configs import config_path
 
 
@@ -110,3 +112,11 @@ def test_mmdet_config(block: Block, tmp_path: Path, request: pytest.FixtureReque
     assert type(detector.backbone).__module__ == "vitadapter_fast.integrations.mmdet"
     groups = build_optim_wrapper(detector, config.optim_wrapper).optimizer.param_groups
     assert min(group["lr_scale"] for group in groups) == pytest.approx(0.7**13)
+
+
+@runs("Low-rank adapters: python")
+def test_low_rank_adapters(block: Block, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    tuned = run_python(block, model=ViTAdapter(**WINDOWED))["tuned"]
+    trained, _ = tuned.get_nb_trainable_parameters()
+    assert trained > 0 and (tmp_path / "tuned" / "adapter_model.safetensors").is_file()
