@@ -51,6 +51,7 @@ print(time.perf_counter() - start)
         ("torchvision", "torchvision"),
         ("transformers", "transformers"),
         ("transformers", "huggingface_hub"),
+        ("huggingface_hub", "huggingface_hub"),
     ],
 )
 def test_integration_without_its_framework_says_what_to_install(

@@ -14,7 +14,7 @@ from snippets import Block, run_python, run_shell, runs
 from tiny import WINDOWED
 from torch.distributed.run import get_args_parser
 
-from vitadapter_fast import ViTAdapter
+from vitadapter_fast import ViTAdapter, vit_adapter_s
 from vitadapter_fast.commands.configs import config_path
 
 
@@ -112,6 +112,24 @@ def test_mmdet_config(block: Block, tmp_path: Path, request: pytest.FixtureReque
     assert type(detector.backbone).__module__ == "vitadapter_fast.integrations.mmdet"
     groups = build_optim_wrapper(detector, config.optim_wrapper).optimizer.param_groups
     assert min(group["lr_scale"] for group in groups) == pytest.approx(0.7**13)
+
+
+@runs("The hub of Hugging Face: python")
+def test_hub(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_mixin = pytest.importorskip("huggingface_hub.hub_mixin")
+    # It prints that it loads; what the block prints is compared.
+    monkeypatch.setattr(hub_mixin, "print", lambda *what: None, raising=False)
+    model = run_python(block)["model"]
+    assert type(model).__name__ == "HubViTAdapter" and model.embed_dim == 384
+    assert (tmp_path / "cells" / "README.md").is_file()
+
+
+@runs("The hub of Hugging Face: python 2")
+def test_weights_lent_to_the_hub(block: Block) -> None:
+    pytest.importorskip("huggingface_hub")
+    model = vit_adapter_s()
+    shared = run_python(block, model=model)["shared"]
+    assert shared.up.weight.data_ptr() == model.up.weight.data_ptr()
 
 
 @runs("Low-rank adapters: python")

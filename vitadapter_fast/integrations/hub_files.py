@@ -15,6 +15,21 @@ from ..version import __version__
 
 CARD = "README.md"
 PREPROCESSOR = "preprocessor_config.json"
+# Of transformers' image processor.
+PREPROCESSOR_CONFIG = json.dumps(
+    {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": 512, "width": 512},
+        "resample": 2,  # bilinear
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
+    },
+    indent=2,
+)
 
 # Of the ViT's weights, by its trunk: name in the card's head, and what the card says.
 _LICENSES = {
@@ -62,28 +77,17 @@ Chen et al. 2022, Vision Transformer Adapter for Dense Predictions,
 """
 
 
-def write_companions(
-    folder: str | os.PathLike[str],
-    model: ViTAdapter,
-    *,
-    library: str,
-    code: str,
-    tags: Sequence[str] = (),
-) -> None:
-    """Write a model card and the config of transformers' image processor, where there are none.
+def model_card(model: ViTAdapter, *, library: str, code: str, tags: Sequence[str] = ()) -> str:
+    """Return the text of a model card.
 
     Args:
-        folder: Where the weights are, or will be.
-        model: Whose trunk decides the license, and whose size that of images.
-        library: What loads the folder, as the hub calls it.
+        model: Whose trunk decides the license.
+        library: What loads the model, as the hub calls it.
         code: How.
-        tags: For the card, beside its own.
-
-    Raises:
-        CheckpointError: A file cannot be written.
+        tags: Beside the card's own.
     """
     license_head, license_text = _LICENSES[model.trunk]
-    card = _CARD.format(
+    return _CARD.format(
         license=license_head,
         license_text=license_text,
         library=library,
@@ -96,19 +100,15 @@ def write_companions(
         std=STD,
         version=__version__,
     )
-    processor = {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": 512, "width": 512},
-        "resample": 2,  # bilinear
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(MEAN),
-        "image_std": list(STD),
-    }
-    for name, text in ((CARD, card), (PREPROCESSOR, json.dumps(processor, indent=2) + "\n")):
-        path = Path(folder, name)
-        if not path.exists():
-            with replacing(path, CheckpointError) as part:
-                part.write_text(text, "utf-8")
+
+
+def write_new(folder: str | os.PathLike[str], name: str, text: str) -> None:
+    """Write a file, unless the folder has one of that name.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    path = Path(folder, name)
+    if not path.exists():
+        with replacing(path, CheckpointError) as part:
+            part.write_text(text, "utf-8")

@@ -23,7 +23,7 @@ from ..model.deform_attn import DeformAttn
 from ..model.init import draw
 from ..weights import LoadReport, PatchMethod, load_checkpoint
 from ._common import MODEL_KEYWORDS, fix_unused, missing
-from .hub_files import CARD, write_companions
+from .hub_files import CARD, PREPROCESSOR, PREPROCESSOR_CONFIG, model_card, write_new
 
 try:
     from huggingface_hub import CommitInfo, HfApi
@@ -290,7 +290,9 @@ class ViTAdapterBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
             return api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs)
 
     def _write_companions(self, folder: str | os.PathLike[str], tags: Sequence[str] = ()) -> None:
-        write_companions(folder, self.model, library="transformers", code=_CODE, tags=tags)
+        card = model_card(self.model, library="transformers", code=_CODE, tags=tags)
+        write_new(folder, CARD, card)
+        write_new(folder, PREPROCESSOR, PREPROCESSOR_CONFIG)
 
 
 def load_backbone_weights(
