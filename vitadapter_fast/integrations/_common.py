@@ -8,7 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..model import ViTAdapter
 
-MODEL_KEYWORDS = frozenset(inspect.signature(ViTAdapter).parameters)
+_PARAMETERS = inspect.signature(ViTAdapter).parameters
+MODEL_KEYWORDS = frozenset(_PARAMETERS)
+# What loads weights is no setting: a file of settings describes a model without them.
+LOADING = frozenset({"pretrained", "patch_method"})
+# Keywords of a model, and what they are where none is given; one without a default must be.
+SETTINGS = {name: each.default for name, each in _PARAMETERS.items() if name not in LOADING}
 
 
 def check_keywords(

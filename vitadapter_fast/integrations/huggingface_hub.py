@@ -2,14 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model that huggingface_hub saves and loads, with all its settings and a model card."""
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..builders import model_kwargs
 from ..model import ViTAdapter
-from ._common import MODEL_KEYWORDS, check_keywords, missing
+from ._common import MODEL_KEYWORDS, SETTINGS, check_keywords, missing
 from .hub_files import CARD, PREPROCESSOR, PREPROCESSOR_CONFIG, model_card, write_new
 
 try:
@@ -22,8 +21,6 @@ from vitadapter_fast.integrations.huggingface_hub import HubViTAdapter
 
 model = HubViTAdapter.from_pretrained("this repository")
 maps = model(images)"""
-# What loads weights is no setting: config.json describes a model without them.
-_SETTINGS = MODEL_KEYWORDS - {"pretrained", "patch_method"}
 
 
 class HubViTAdapter(ViTAdapter, PyTorchModelHubMixin):  # type: ignore[misc]
@@ -49,9 +46,8 @@ class HubViTAdapter(ViTAdapter, PyTorchModelHubMixin):  # type: ignore[misc]
         check_keywords("HubViTAdapter", settings, MODEL_KEYWORDS)
         given = model_kwargs(size, **settings)
         super().__init__(**given)
-        parameters = inspect.signature(ViTAdapter).parameters
         self._hub_mixin_config = {
-            name: given.get(name, parameters[name].default) for name in _SETTINGS
+            name: given.get(name, default) for name, default in SETTINGS.items()
         }
 
     def generate_model_card(self, *, tags: Sequence[str] = ()) -> ModelCard:

@@ -7,7 +7,6 @@ and segmentors of transformers take a ``ViTAdapterConfig`` as their ``backbone_c
 """
 
 import difflib
-import inspect
 import os
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from ..model import ViTAdapter
 from ..model.deform_attn import DeformAttn
 from ..model.init import draw
 from ..weights import LoadReport, PatchMethod, load_checkpoint
-from ._common import MODEL_KEYWORDS, fix_unused, missing
+from ._common import LOADING, MODEL_KEYWORDS, SETTINGS, fix_unused, missing
 from .hub_files import CARD, PREPROCESSOR, PREPROCESSOR_CONFIG, model_card, write_new
 
 try:
@@ -50,13 +49,6 @@ from vitadapter_fast.integrations.transformers import ViTAdapterBackbone
 
 backbone = ViTAdapterBackbone.from_pretrained("this repository")
 maps = backbone(pixel_values).feature_maps"""
-# What loads weights is no setting: a config describes a model without them.
-_LOADING = {"pretrained", "patch_method"}
-_SETTINGS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(ViTAdapter).parameters.items()
-    if name not in _LOADING
-}
 
 
 class ViTAdapterConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[misc]
@@ -99,9 +91,9 @@ class ViTAdapterConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[m
             ValueError: There is no such size; the maps are not of ``stage_names``, or not in order.
         """
         names = {self.attribute_map.get(name, name): name for name in settings}
-        own = {name: settings.pop(given) for name, given in names.items() if name in _SETTINGS}
+        own = {name: settings.pop(given) for name, given in names.items() if name in SETTINGS}
         _check_others(settings)
-        for name, value in {**_SETTINGS, **model_kwargs(size, **own)}.items():
+        for name, value in {**SETTINGS, **model_kwargs(size, **own)}.items():
             setattr(self, name, value)
         self.stage_names = list(STAGES)
         if out_features is None and out_indices is None:
@@ -111,13 +103,13 @@ class ViTAdapterConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[m
 
     def model_kwargs(self) -> dict[str, Any]:
         """Return the keywords of ``ViTAdapter``."""
-        return {name: getattr(self, name) for name in _SETTINGS}
+        return {name: getattr(self, name) for name in SETTINGS}
 
 
 def _check_others(given: dict[str, Any]) -> None:
     """Raise TypeError for misspelt settings: ``PreTrainedConfig`` would keep them as its own."""
     for name in given:
-        if name in _LOADING:
+        if name in LOADING:
             raise TypeError(
                 f"ViTAdapterConfig: {name!r} loads weights, and a config has none; build the model "
                 "and call load_backbone_weights(model, FILE)"
