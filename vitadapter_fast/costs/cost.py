@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from ..images import MAX_BATCH, MAX_SIZE, MIN_SIZE, is_whole
 from ..model import ViTAdapter
-from .flops import flops_of
 
 BOXES = (
     "patch_embed",
@@ -234,7 +234,7 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.visits[-1].box == "vit_attention" and any(_key(t) in self._of_ffns for t in given):
             self.visits.append(_Visit("vit_ffn"))
         out = func(*args, **(kwargs or {}))
-        self.visits[-1].flops += flops_of(func, args, kwargs or {}, out)
+        self.visits[-1].flops += _flops_of(func, args, kwargs or {}, out)
         for leaf in given:
             self._read(leaf)
         for leaf in tree_leaves(out):
@@ -283,6 +283,12 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         visit.reads[key] = num_bytes
         if maker is not None:
             maker.writes[key] = num_bytes
+
+
+def _flops_of(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> int:
+    """Return what torch's counter counts, which knows our operators; 0 for what it does not."""
+    formula = flop_registry.get(func.overloadpacket)
+    return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
 
 
 def _key(tensor: Tensor) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
-from . import _triton
+from . import _flops, _triton
 from ._backends import checked_choice, choose, name_of, requested
 from ._direct import Lower, Op, Operator, function
 
@@ -32,6 +32,7 @@ def define_forward(
     call_of: Callable[..., Any],
     check: Callable[[Any], None],
     new_outputs: Callable[[Any], Any],
+    flops: Callable[[Any], int],
     backends: Sequence[ModuleType],
     order: Callable[[Any, bool], Sequence[ModuleType]] | None = None,
     lower_all: Lower | None = None,
@@ -53,7 +54,11 @@ def define_forward(
         check(call)
         return new_outputs(call)
 
-    forward = _operator(f"{op}({inputs}, *, str? backend=None) -> {outputs}", run, fake, chosen)
+    def count(*args: Any, backend: str | None = None, out_val: Any = None) -> int:
+        return flops(call_of(*args))
+
+    schema = f"{op}({inputs}, *, str? backend=None) -> {outputs}"
+    forward = _operator(schema, run, fake, chosen, count)
     if lower_all is not None:
         _register_autocast(forward, lower_all)
     return forward
@@ -67,6 +72,8 @@ def define(
     call_of: Callable[..., Any],
     check: Callable[[Any], None],
     new_outputs: Callable[[Any], Any],
+    flops: Callable[[Any], int],
+    backward_flops: Callable[[Any, Sequence[bool]], int],
     backends: Sequence[ModuleType],
     order: Callable[[Any, bool], Sequence[ModuleType]] | None = None,
     saved: Sequence[int] = (),
@@ -84,6 +91,8 @@ def define(
         call_of: The inputs in; out the call, on which all that follows works.
         check: Raises ValueError where a call is wrong.
         new_outputs: Memory for the outputs of a call.
+        flops: Floating-point operations of a call, as ``_flops`` counts them.
+        backward_flops: Those of backward, of a call and of which tensors a gradient is wanted.
         backends: Modules in the order in which they are tried. ``forward(call)`` returns the
             outputs; ``backward(call, grad_out, needs, *saved)`` a gradient or None for each tensor
             among the inputs, in the shape that it has in the call.
@@ -123,6 +132,15 @@ def define(
             for i, need in zip(tensors, needs, strict=True)
         ]
 
+    def count_backward(
+        grad_out: Tensor,
+        *args: Any,
+        needs: Sequence[bool],
+        backend: str | None = None,
+        out_val: Any = None,
+    ) -> int:
+        return backward_flops(call_of(*args[len(saved) :]), needs)
+
     def save(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
         ctx.sizes = [value for i, value in enumerate(inputs) if i not in tensors]
         # Autograd may run backward in another thread, which does not see the caller's with block.
@@ -150,6 +168,7 @@ def define(
         call_of=call_of,
         check=check,
         new_outputs=new_outputs,
+        flops=flops,
         backends=backends,
         order=order,
         lower_all=lower_all,
@@ -161,6 +180,7 @@ def define(
         run_backward,
         fake_backward,
         chosen_backward,
+        count_backward,
     )
     arguments = [a for a in forward.overload._schema.arguments if not a.kwarg_only]
     count = len(arguments)
@@ -181,8 +201,10 @@ def lower(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype)
 
 
-def _operator(schema: str, run: Op, fake: Op, chosen: Callable[..., ModuleType]) -> Operator:
-    """Register ``run`` for every device and ``fake`` for tracing; return the operator.
+def _operator(
+    schema: str, run: Op, fake: Op, chosen: Callable[..., ModuleType], count: _flops.Formula
+) -> Operator:
+    """Register ``run`` for every device, ``fake`` for tracing, ``count``; return the operator.
 
     Where ``chosen(...)``, the backend of a call, is triton, torch.compile and AOTInductor trace
     ``run`` and see its kernels; otherwise, and for torch.export, the operator is opaque.
@@ -204,7 +226,9 @@ def _operator(schema: str, run: Op, fake: Op, chosen: Callable[..., ModuleType])
     cast(Any, torch.library).register_torch_dispatch(
         f"vitadapter_fast::{name}", FunctionalTensorMode, decompose, lib=_LIBRARY
     )
-    return Operator(getattr(torch.ops.vitadapter_fast, name).default, run)
+    packet = getattr(torch.ops.vitadapter_fast, name)
+    _flops.register(packet, count)
+    return Operator(packet.default, run)
 
 
 def _can_be_traced(backend: ModuleType) -> bool:

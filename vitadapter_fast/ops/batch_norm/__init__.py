@@ -8,6 +8,7 @@ On GPUs torch's own layers do this; the op has no backend there.
 from torch import Tensor
 
 from .._arguments import check_types
+from .._flops import none
 from .._library import define
 from . import cpu, reference
 from ._call import Call, check, new_outputs
@@ -61,6 +62,8 @@ _forward = define(
     call_of=Call,
     check=check,
     new_outputs=new_outputs,
+    flops=none,
+    backward_flops=none,
     backends=BACKENDS,
     saved=(1, 2),
 )

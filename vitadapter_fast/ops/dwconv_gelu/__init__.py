@@ -12,7 +12,7 @@ from torch import Tensor
 from .._arguments import check_types, flat_pairs
 from .._library import define, lower_tensors
 from . import cpu, cuda, reference, triton
-from ._call import Call, check, new_outputs
+from ._call import Call, backward_flops, check, flops, new_outputs
 
 BACKENDS = (cuda, cpu, triton, reference)
 
@@ -59,6 +59,8 @@ _forward = define(
     call_of=Call,
     check=check,
     new_outputs=new_outputs,
+    flops=flops,
+    backward_flops=backward_flops,
     backends=BACKENDS,
     lower_all=lower_tensors,
 )

@@ -88,3 +88,13 @@ def split_sums(
 def new_outputs(call: Call) -> Tensor:
     """Return memory for the result, [B, N, C]."""
     return call.tokens.new_empty(call.tokens.shape)
+
+
+def flops(call: Call) -> int:
+    """Return 2 for every token and element of the kernel, with zero borders, as torch counts."""
+    return 2 * call.tokens.shape[0] * call.tokens.shape[1] * call.weight.numel()
+
+
+def backward_flops(call: Call, needs: Sequence[bool]) -> int:
+    """Return the same for each gradient of tokens and kernel, and to compute GELU's input anew."""
+    return flops(call) * (1 + needs[0] + needs[1])

@@ -19,7 +19,7 @@ from ...native import tensors
 from .._arguments import check_types, flat_pairs
 from .._library import define, lower, lower_tensors
 from . import cpu, cuda, reference, triton
-from ._call import Call, check, classic_call, grid_call, new_outputs
+from ._call import Call, backward_flops, check, classic_call, flops, grid_call, new_outputs
 
 # cpu before triton, which runs on CPU tensors too where its interpreter is on.
 BACKENDS = (cuda, cpu, triton, reference)
@@ -124,6 +124,8 @@ _classic = define(
     call_of=classic_call,
     check=check,
     new_outputs=new_outputs,
+    flops=flops,
+    backward_flops=backward_flops,
     backends=BACKENDS,
     order=_order,
     lower_all=_lower_classic,
@@ -135,6 +137,8 @@ _grid = define(
     call_of=grid_call,
     check=check,
     new_outputs=new_outputs,
+    flops=flops,
+    backward_flops=backward_flops,
     backends=BACKENDS,
     order=_order,
     lower_all=lower_tensors,

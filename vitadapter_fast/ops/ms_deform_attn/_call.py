@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one call carries, and every check of it, shared by the op's backends and its fake."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -160,3 +161,16 @@ def new_outputs(call: Call) -> Tensor:
     """Return memory for the attended features, [B, Q, M * D]."""
     B, _, M, D = call.value.shape
     return call.value.new_empty(B, call.points.shape[1], M * D)
+
+
+def flops(call: Call) -> int:
+    """Return 8 for every point and channel: 4 corners."""
+    return 8 * call.weights.numel() * call.value.shape[3]
+
+
+def backward_flops(call: Call, needs: Sequence[bool]) -> int:
+    """Return the same for the gradient of the values, and once for the others.
+
+    Those of points and weights are made of the products of each corner with the gradient.
+    """
+    return flops(call) * (needs[0] + (needs[1] or needs[2]))

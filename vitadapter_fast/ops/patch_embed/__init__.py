@@ -11,7 +11,7 @@ from torch import Tensor
 from .._arguments import check_types, integers
 from .._library import define, lower_tensors
 from . import cpu, cuda, reference, triton
-from ._call import Call, check, new_outputs
+from ._call import Call, backward_flops, check, flops, new_outputs
 
 # On CPU tensors triton can be no more than an interpreter.
 BACKENDS = (cuda, cpu, triton, reference)
@@ -72,6 +72,8 @@ _forward = define(
     call_of=Call,
     check=check,
     new_outputs=new_outputs,
+    flops=flops,
+    backward_flops=backward_flops,
     backends=BACKENDS,
     lower_all=_lower_all,
 )

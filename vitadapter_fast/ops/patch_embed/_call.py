@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one call carries, and every check of it, shared by the op's backends and its fake."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -93,3 +94,14 @@ def new_outputs(call: Call) -> Tensor:
     h, w = call.grid_hw
     shape = call.image.shape[0], h * w, call.weight.shape[0]
     return call.image.new_empty(shape, dtype=result_dtype(call))
+
+
+def flops(call: Call) -> int:
+    """Return 2 for every token and element of the patch kernel."""
+    h, w = call.grid_hw
+    return 2 * call.image.shape[0] * h * w * call.weight.numel()
+
+
+def backward_flops(call: Call, needs: Sequence[bool]) -> int:
+    """Return the same for each gradient of image and kernel."""
+    return flops(call) * (needs[0] + needs[1])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._arguments import check_types, integers
 from .._backends import requested
+from .._flops import none
 from .._library import define_forward, define_gradient
 from . import cpu, cuda, reference, triton
 from ._call import Call, check, new_outputs
@@ -67,6 +68,7 @@ _forward = define_forward(
     call_of=Call,
     check=check,
     new_outputs=new_outputs,
+    flops=none,
     backends=BACKENDS,
 )
 

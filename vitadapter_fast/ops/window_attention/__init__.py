@@ -11,7 +11,7 @@ from torch import Tensor
 from .._arguments import check_types, integers
 from .._library import define, lower_tensors
 from . import cpu, reference, triton
-from ._call import Call, check, new_outputs
+from ._call import Call, backward_flops, check, flops, new_outputs
 
 BACKENDS = (cpu, triton, reference)
 
@@ -63,6 +63,8 @@ _forward = define(
     call_of=Call,
     check=check,
     new_outputs=new_outputs,
+    flops=flops,
+    backward_flops=backward_flops,
     backends=BACKENDS,
     saved=(0, 1),
     lower_all=lower_tensors,

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one call carries, and every check of it, shared by the op's backends and its fake."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,3 +48,25 @@ def new_outputs(call: Call) -> tuple[Tensor, Tensor]:
     B, N, _, M, D = call.qkv.shape
     compute = torch.promote_types(call.qkv.dtype, torch.float32)
     return call.qkv.new_empty(B, N, M * D), call.qkv.new_empty(B, N, M, dtype=compute)
+
+
+def flops(call: Call) -> int:
+    """Return 2 products of 2 * D for every head and pair of tokens that share a window.
+
+    Padding is left out: its keys and values are zeros, whatever the tokens are.
+    """
+    B, _, _, M, D = call.qkv.shape
+    h, w = call.hw
+    # Over windows of r x c tokens, the sum of (r * c)^2 is the product of two sums.
+    pairs = _squares(h, call.window_size or h) * _squares(w, call.window_size or w)
+    return 4 * B * M * D * pairs
+
+
+def backward_flops(call: Call, needs: Sequence[bool]) -> int:
+    """Return 5 products: logits anew, then gradients of weights, values, queries and keys."""
+    return flops(call) // 2 * 5
+
+
+def _squares(length: int, part: int) -> int:
+    """Return the sum of squares of parts of a length, the last of which may be shorter."""
+    return length // part * part**2 + (length % part) ** 2
