@@ -14,8 +14,10 @@ from torch import Tensor, nn
 pytest.importorskip("mmseg")
 
 from mmengine.config import Config  # noqa: E402
+from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
 from mmengine.optim import OptimWrapper, build_optim_wrapper  # noqa: E402
 from mmengine.structures import PixelData  # noqa: E402
+from mmengine.utils import is_installed  # noqa: E402
 from mmseg.registry import MODELS  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
 from mmseg.utils import register_all_modules  # noqa: E402
@@ -25,6 +27,9 @@ from vitadapter_fast.integrations.mmdet import ViTAdapter  # noqa: E402
 from vitadapter_fast.presets import DINOV3_PRESETS, PRESETS  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("mmseg_scope")
+# OneDL's mmengine 0.10.12 looks for configs "mmseg::" in a package of the old name.
+if not is_installed(MODULE2PACKAGE["mmseg"]):
+    MODULE2PACKAGE["mmseg"] = "mmseg"
 register_all_modules(init_default_scope=False)
 
 CLASSES = 3

@@ -8,6 +8,7 @@ starts from; of https://github.com/czczup/ViT-Adapter at fd64a51, Apache-2.0.
 
 import json
 import logging
+from collections import OrderedDict
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,6 +41,12 @@ REGISTRIES = {
 }
 TYPES = ("ViTAdapter", "mmdet.ViTAdapter", "mmengine.ViTAdapter", "mmseg.ViTAdapter", ViTAdapter)
 ROUTES = list(product((None, "mmdet", "mmseg"), REGISTRIES, TYPES))
+
+
+@pytest.fixture(autouse=True)
+def no_scope_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner leaves its scope behind, and None does not overwrite it."""
+    monkeypatch.setattr(DefaultScope, "_instance_dict", OrderedDict())
 
 
 def build(scope: str | None, registry: str, **config: Any) -> ViTAdapter:
