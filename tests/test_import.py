@@ -52,6 +52,8 @@ print(time.perf_counter() - start)
         ("transformers", "transformers"),
         ("transformers", "huggingface_hub"),
         ("huggingface_hub", "huggingface_hub"),
+        ("timm", "timm"),
+        ("smp", "segmentation_models_pytorch"),
     ],
 )
 def test_integration_without_its_framework_says_what_to_install(

@@ -12,7 +12,8 @@ from .model import ViTAdapter
 
 _log = logging.getLogger("vitadapter_fast")
 
-_TOKENS = ("pos_embed", "cls_token", "register_tokens")
+# Of the ViT; they have no weight decay.
+TOKENS = ("pos_embed", "cls_token", "register_tokens")
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
@@ -27,7 +28,7 @@ def layer_of(name: str, depth: int) -> int:
         0 for patch embedding, position table, cls and register tokens, n + 1 for block n,
         ``depth`` + 1 for the adapter and all else.
     """
-    if name in (*_TOKENS, "mask_token") or name.startswith("patch_embed."):
+    if name in (*TOKENS, "mask_token") or name.startswith("patch_embed."):
         return 0
     block = _BLOCK.match(name)
     return int(block[1]) + 1 if block else depth + 1
@@ -86,7 +87,7 @@ def layer_decay_groups(
             continue
         local = name.removeprefix(prefix) if name.startswith(prefix) else None
         layer = depth + 1 if local is None else layer_of(local, depth)
-        is_decayed = parameter.dim() > 1 and not name.endswith(".bias") and local not in _TOKENS
+        is_decayed = parameter.dim() > 1 and not name.endswith(".bias") and local not in TOKENS
         if (layer, is_decayed) not in groups:
             scale = layer_decay ** (depth + 1 - layer)
             groups[layer, is_decayed] = {

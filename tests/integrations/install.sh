@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-# Makes a virtual environment with mmdet, mmseg, detectron2, torchvision, transformers, timm and peft on a CPU
-# build of torch, for the tests of this folder: four minutes on two cores, 1.8 GB.
+# Makes a virtual environment with mmdet, mmseg, detectron2, torchvision, transformers, timm, smp and peft on a
+# CPU build of torch, for the tests of this folder: four minutes on two cores, 1.8 GB.
 #   tests/integrations/install.sh VENV && VENV/bin/pip install --no-deps . \
 #     && VITADAPTER_FRAMEWORKS=required VENV/bin/pytest tests/integrations
 # With onedl as a second argument: OneDL's mmcv, mmdet and mmseg instead, which bear the same names, and no others;
@@ -54,8 +54,8 @@ pip install -q "$work"/*mmcv-*.whl $frameworks ftfy regex pycocotools \
   numpy safetensors pillow rich matplotlib pytest pytest-xdist
 [ "$flavor" = openmmlab ] || exit 0
 
-echo "-- transformers, timm, peft"
-pip install -q transformers kernels peft accelerate timm
+echo "-- transformers, timm, smp, peft"
+pip install -q transformers kernels peft accelerate timm segmentation-models-pytorch
 
 echo "-- detectron2"
 # PyPI has no upload by its authors. This one holds the Python files as they are; its

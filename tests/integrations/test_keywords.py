@@ -26,7 +26,7 @@ KEYWORDS_ARE_DATA = {
 REQUIRED = {
     f"vitadapter_fast.builders.{name}": {"size": "s"}
     for name in ("vit_adapter", "vit_adapter_dinov3")
-}
+} | {"vitadapter_fast.integrations.smp.register_encoder": {"name": "new", "size": "s"}}
 
 
 def public_modules() -> Iterator[ModuleType]:
@@ -86,6 +86,9 @@ def test_public_callables_are_found() -> None:
         ("mmengine", "mmdet.ViTAdapterLayerDecay.add_params"),
         ("detectron2", "detectron2.build_vit_adapter_backbone"),
         ("torchvision", "torchvision.mask_rcnn"),
+        ("timm", "timm.ViTAdapter.forward_intermediates"),
+        ("timm", "timm.vit_adapter_s_dinov2"),
+        ("segmentation_models_pytorch", "smp.register_encoder"),
     ],
 )
 def test_public_callables_for_a_framework_are_found(framework: str, wanted: str) -> None:

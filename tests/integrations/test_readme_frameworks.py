@@ -38,6 +38,22 @@ def test_transformers(block: Block) -> None:
     assert run_python(block)["logits"].shape == (1, 150, 512, 512)
 
 
+@runs("timm: python")
+def test_features_of_timm(block: Block) -> None:
+    pytest.importorskip("timm")
+    maps = run_python(block)["maps"]
+    assert [tuple(each.shape[2:]) for each in maps] == [(84, 130), (42, 65), (21, 33), (11, 17)]
+
+
+@runs("segmentation_models_pytorch: python")
+def test_encoder_of_smp(block: Block) -> None:
+    """The file has zeros."""
+    pytest.importorskip("segmentation_models_pytorch")
+    model = run_python(block)["model"]
+    assert model.encoder.blocks[11].mlp.fc1.weight.count_nonzero() == 0
+    assert model.segmentation_head[0].out_channels == 21
+
+
 @runs("In place of mmcv's operator: python")
 def test_operator_of_mmcv(block: Block) -> None:
     function = pytest.importorskip("mmcv.ops.multi_scale_deform_attn")

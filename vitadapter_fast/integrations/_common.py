@@ -1,12 +1,18 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the integrations share: settings checked, parameters that nothing reads fixed."""
+"""What the integrations share: settings checked, parameters that nothing reads fixed, weights."""
 
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from torch.nn.modules.module import _IncompatibleKeys
+
+from ..builders import preset_of
 from ..model import ViTAdapter
+from ..presets import Preset
+from ..weights.load import load_tensors
 
 _PARAMETERS = inspect.signature(ViTAdapter).parameters
 MODEL_KEYWORDS = frozenset(_PARAMETERS)
@@ -14,6 +20,59 @@ MODEL_KEYWORDS = frozenset(_PARAMETERS)
 LOADING = frozenset({"pretrained", "patch_method"})
 # Keywords of a model, and what they are where none is given; one without a default must be.
 SETTINGS = {name: each.default for name, each in _PARAMETERS.items() if name not in LOADING}
+
+
+class ForeignWeights(ViTAdapter):
+    """A ``ViTAdapter`` whose ``load_state_dict`` also takes what ``load_checkpoint`` takes.
+
+    It is for frameworks that read files themselves, and hand on what was in them.
+    """
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> _IncompatibleKeys:
+        """Copy tensors into the model.
+
+        Args:
+            state_dict: Of such a model; or, if ``strict``, of a ViT or a detector in any naming.
+            strict: As for ``nn.Module.load_state_dict``.
+            assign: As for ``nn.Module.load_state_dict``; only for the model's own naming.
+
+        Raises:
+            RuntimeError: Tensors of such a model do not fit.
+            CheckpointError: Others are not recognized or do not fit; the model is as it was.
+        """
+        if "level_embed" in state_dict or assign or not strict:
+            return super().load_state_dict(state_dict, strict, assign)  # type: ignore[no-any-return]
+        load_tensors(self, state_dict, "state_dict")
+        return _IncompatibleKeys([], [])
+
+
+def family_of(size: str) -> str:
+    """Return "dinov2" or "dinov3", for one of ``MODELS``."""
+    return "dinov2" if isinstance(preset_of(size), Preset) else "dinov3"
+
+
+def registered_name(size: str) -> str:
+    """Return what registries call one of ``MODELS``, such as "vit_adapter_splus_dinov3"."""
+    letters = size.removeprefix("dinov3-").replace("+", "plus")
+    return f"vit_adapter_{letters}_{family_of(size)}"
+
+
+def published_weights(size: str) -> str | None:
+    """Return the name under which ``load_checkpoint`` downloads the ViT of a published model.
+
+    Args:
+        size: One of ``MODELS``.
+
+    Returns:
+        Such as "dinov2_vits14"; None if no weights are published.
+    """
+    if family_of(size) == "dinov2":
+        return f"dinov2_vit{size}14"
+    letters = size.removeprefix("dinov3-")
+    plus = "plus" if letters.endswith("+") else ""
+    return None if letters == "t" else f"dinov3_vit{letters.rstrip('+')}16{plus}"
 
 
 def check_keywords(
@@ -82,6 +141,12 @@ def fix_unused(model: ViTAdapter, is_used: Sequence[bool]) -> None:
         unused += [model.up, model.spm.fc1]
     for module in unused:
         module.requires_grad_(False)
+
+
+def recompute_activations(model: ViTAdapter, enable: bool) -> None:
+    """Set ``with_cp`` of a model that is built already."""
+    for module in (model, *model.interactions):
+        module.with_cp = enable
 
 
 def missing(module: str, error: ModuleNotFoundError, remedy: str) -> ImportError:

@@ -21,7 +21,7 @@ from ..model import ViTAdapter
 from ..model.deform_attn import DeformAttn
 from ..model.init import draw
 from ..weights import LoadReport, PatchMethod, load_checkpoint
-from ._common import LOADING, MODEL_KEYWORDS, SETTINGS, fix_unused, missing
+from ._common import LOADING, MODEL_KEYWORDS, SETTINGS, fix_unused, missing, recompute_activations
 from .hub_files import CARD, PREPROCESSOR, PREPROCESSOR_CONFIG, model_card, write_new
 
 try:
@@ -195,8 +195,7 @@ class ViTAdapterBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
 
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, enable: bool) -> None:
-        for module in (self.model, *self.model.interactions):
-            module.with_cp = enable
+        recompute_activations(self.model, enable)
 
     def _initialize_weights(self, module: nn.Module, *args: Any, **kwargs: Any) -> None:
         """Draw weights, and at last fix what shall not train: loaded parameters all would."""

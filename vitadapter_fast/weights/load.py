@@ -4,6 +4,7 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from .choice import Weights
 from .dinov3 import Settled, settle
 from .download import located
 from .files import listing
@@ -95,20 +97,42 @@ def load_checkpoint(
         ValueError: The patch method is unknown.
     """
     check_method(patch_method)
+    _check_model(model, path)
+    return _load(model, read_weights(located(path), prefer=prefer), patch_method)
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> LoadReport:
+    """Do what ``load_checkpoint`` does, of a file that somebody else has read.
+
+    Args:
+        model: As for ``load_checkpoint``.
+        tensors: What was in the file.
+        source: What messages call it.
+    """
+    _check_model(model, source)
+    weights = Weights(Path(source), dict(tensors), taken="", left=())
+    return _load(model, weights, "bilinear")
+
+
+def _check_model(model: nn.Module, source: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError unless weights can be copied into a model."""
     state = without_wrappers(model.state_dict())
     if any(tensor.is_meta for tensor in state.values()):
         raise CheckpointError(
-            f"{path}: the model is on the meta device and cannot hold weights; build it on a real "
-            "device, or call model.to_empty(device=...) and initialize it first"
+            f"{source}: the model is on the meta device and cannot hold weights; build it on a "
+            "real device, or call model.to_empty(device=...) and initialize it first"
         )
     kinds = {type(tensor) for tensor in state.values()} - {Tensor}
     if kinds:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise CheckpointError(
-            f"{path}: the model has weights of another kind, {names}; load the checkpoint before "
+            f"{source}: the model has weights of another kind, {names}; load the checkpoint before "
             "it is sharded or quantized"
         )
-    weights = read_weights(located(path), prefer=prefer)
+
+
+def _load(model: nn.Module, weights: Weights, patch_method: PatchMethod) -> LoadReport:
+    state = without_wrappers(model.state_dict())
     recognized = recognize(weights.tensors, str(weights.path))
     fitted = fit(recognized, model, weights.path, patch_method)
     with torch.no_grad():

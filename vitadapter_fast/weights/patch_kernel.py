@@ -76,13 +76,28 @@ def fit_patch_kernel(kernel: Tensor, wanted: Tensor, method: PatchMethod) -> Ten
         return kernel
     if not kernel.is_floating_point():
         return kernel
-    channels = wanted.shape[1]
-    if channels != 3 and kernel.shape[1] == 3:
-        if channels == 1:
-            kernel = kernel.sum(dim=1, keepdim=True)
-        else:
-            repeated = kernel.repeat(1, math.ceil(channels / 3), 1, 1)[:, :channels]
-            kernel = repeated * (3 / channels)
+    if kernel.shape[1] == 3:
+        kernel = with_channels(kernel, wanted.shape[1])
     if wanted.shape[2] != wanted.shape[3]:
         return kernel
     return resample_patch_kernel(kernel, wanted.shape[2], method)
+
+
+def with_channels(kernel: Tensor, channels: int) -> Tensor:
+    """Return a kernel for images of other channels.
+
+    Args:
+        kernel: [C, I, p, p].
+        channels: Of the images. For 1 the kernel is summed, else its channels are repeated in turn,
+            scaled by I / channels, so that gray images give the same in all.
+
+    Returns:
+        [C, channels, p, p].
+    """
+    given = kernel.shape[1]
+    if channels == given:
+        return kernel
+    if channels == 1:
+        return kernel.sum(dim=1, keepdim=True)
+    repeated = kernel.repeat(1, math.ceil(channels / given), 1, 1)[:, :channels]
+    return repeated * (given / channels)
