@@ -20,8 +20,9 @@ FLOORS = (
     {"model"},
     {"builders", "checks", "costs", "optim", "weights"},
     {"export"},
-    {"commands"},
     {"integrations"},
+    # On all else: they are how people use it, torchvision's detectors in training as well.
+    {"commands"},
     {"__init__", "__main__", "checkpoint", "info"},
 )
 # Where a model is built with pretrained=, and not before.

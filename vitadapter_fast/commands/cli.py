@@ -26,6 +26,14 @@ _COMMANDS = {
         "run photos through a model: table, picture, feature maps",
         "photos --size 512x640 --out pictures --save maps.safetensors",
     ),
+    "train": _Command(
+        "train a detector on your photos with boxes, in COCO's format",
+        "--data blood_cells --model s --weights dinov2_vits14 --size 640",
+    ),
+    "detect": _Command(
+        "find in photos what a detector was trained on: pictures with boxes, and a list",
+        "run photos --out pictures",
+    ),
     "convert": _Command(
         "convert DINOv2 checkpoints from patch size 14 to 16",
         "dinov2_vits14_pretrain.pth --method pi",
@@ -51,6 +59,8 @@ _EXTRAS = {
     "PIL": ("pillow", "cli"),
     "rich": ("rich", "cli"),
     "matplotlib": ("matplotlib", "cli"),
+    "torchvision": ("torchvision", "train"),
+    "pycocotools": ("pycocotools", "train"),
     "onnx": ("onnx", "export"),
     "onnxscript": ("onnxscript", "export"),
     "onnxruntime": ("onnxruntime", "export"),

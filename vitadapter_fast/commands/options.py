@@ -4,12 +4,13 @@
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from ..builders import MODELS, vit_adapter
+from ..errors import CommandError
 from ..images import MAX_SIZE, MIN_SIZE
 from ..model.vit_adapter import VIT_FEATURES, ViTAdapter
 
@@ -54,6 +55,23 @@ def finite(text: str) -> float:
     return value
 
 
+def number(least: float, most: float) -> Callable[[str], float]:
+    """Return the type of an option that takes a number from ``least`` to ``most``."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(
+                f"must be a number from {least:g} to {most:g}, got {text!r}"
+            )
+        return value
+
+    return parse
+
+
 def image_size(text: str) -> tuple[int, int]:
     """Be the type of ``--size``: return (H, W) of ``HxW``, or of ``N``, which is NxN."""
     height, by, width = text.lower().partition("x")
@@ -94,14 +112,17 @@ def add_size(
     )
 
 
-def add_model(parser: argparse.ArgumentParser, without_weights: str) -> None:
+def add_model(
+    parser: argparse.ArgumentParser, without_weights: str, others: Sequence[str] = ()
+) -> None:
     """Add the options that name a model and its weights, for ``model_of``.
 
     Args:
         parser: Of the command.
         without_weights: What the command does where the option is missing.
+        others: Models that the command has beside the published ones.
     """
-    parser.add_argument("--model", choices=MODELS, default="s", help="default: s")
+    parser.add_argument("--model", choices=(*MODELS, *others), default="s", help="default: s")
     parser.add_argument(
         "--weights",
         type=given_path,
@@ -120,6 +141,23 @@ def add_model(parser: argparse.ArgumentParser, without_weights: str) -> None:
 def model_of(args: argparse.Namespace) -> ViTAdapter:
     """Return the model that parsed options name, without its weights."""
     return vit_adapter(args.model, vit_features=args.vit_features)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``, for ``device_of``."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
+
+
+def device_of(name: str | None) -> torch.device:
+    """Return the device that ``--device`` names.
+
+    Raises:
+        CommandError: It is not there.
+    """
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        raise CommandError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    return torch.device(name or ("cuda" if has_cuda else "cpu"))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -31,8 +31,10 @@ from ...weights import load_checkpoint
 from ...weights.download import unasked
 from ...weights.read import files_of
 from ..options import (
+    add_device,
     add_model,
     add_size,
+    device_of,
     finite,
     given_path,
     is_out_of_memory,
@@ -111,7 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="photos of one size that run together (default: 1)",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
+    add_device(parser)
     parser.add_argument(
         "--seed",
         type=whole_number(0, 2**63 - 1),
@@ -152,7 +154,7 @@ def _told(what: str, error: Exception) -> str:
 
 
 def _run(args: argparse.Namespace, failures: list[str]) -> None:
-    device = _device(args.device)
+    device = device_of(args.device)
     if args.range is not None and not args.range[0] < args.range[1]:
         low, high = args.range
         raise CommandError(f"--range {low:g} {high:g}: wanted LOW below HIGH")
@@ -227,13 +229,6 @@ def _run(args: argparse.Namespace, failures: list[str]) -> None:
     if failures:
         facts["errors"] = f"{len(failures)}, told below"
     print_report(totals, ViTAdapter.strides, facts)
-
-
-def _device(name: str | None) -> torch.device:
-    has_cuda = torch.cuda.is_available()
-    if name == "cuda" and not has_cuda:
-        raise CommandError("--device cuda: torch finds no CUDA device here; use --device cpu")
-    return torch.device(name or ("cuda" if has_cuda else "cpu"))
 
 
 def _build(args: argparse.Namespace, device: torch.device) -> tuple[ViTAdapter, _Weights]:

@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ...errors import CommandError
@@ -27,6 +27,9 @@ _NO_PIXELS = ("EPS", "MPEG")
 
 # Beyond it the shorter side, kept at MIN_SIZE, makes photos of unbounded size.
 _MAX_ASPECT = 50
+
+# Orientations of EXIF in which width and height change places.
+_TURNED = range(5, 9)
 
 _log = logging.getLogger("vitadapter_fast")
 
@@ -139,32 +142,7 @@ def read_photo(
         CommandError: The file is missing, no photo, damaged, too large for Pillow or more than 50
             times as long as wide.
     """
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        # Opening a pipe would wait for its writer, and it cannot be read twice.
-        raise CommandError(f"{path}: a pipe or device; save it to a file first")
-    try:
-        with warnings.catch_warnings():
-            # At half of the size that is refused.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                rgb = _to_rgb(path, image, declared_range)
-    except CommandError:
-        raise
-    except FileNotFoundError:
-        raise CommandError(f"{path}: no such file") from None
-    except UnidentifiedImageError:
-        raise CommandError(f"{path}: not a photo in a known format") from None
-    except Image.DecompressionBombError:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise CommandError(
-            f"{path}: too large: wanted at most {most / 1e6:.0f} million pixels, Pillow's limit; "
-            "make a smaller copy, or cut it into tiles"
-        ) from None
-    # Pillow's decoders raise nearly anything on damaged files.
-    except Exception as error:
-        strerror = error.strerror if isinstance(error, OSError) else None
-        reason = strerror or str(error).partition("\n")[0] or type(error).__name__
-        raise CommandError(f"{path}: cannot be read: {reason}") from error
+    rgb = open_photo(path, declared_range)
     shorter, longer = sorted(rgb.size)
     if longer > _MAX_ASPECT * shorter:
         raise CommandError(
@@ -211,6 +189,55 @@ def to_tensor(photos: Iterable[Photo]) -> Tensor:
     pixels = torch.from_numpy(np.stack([photo.pixels for photo in photos]))
     image = pixels.permute(0, 3, 1, 2).float() / 255
     return (image - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def open_photo(path: Path, declared_range: tuple[float, float] | None = None) -> Image.Image:
+    """Read a photo upright and in RGB; arguments and errors as for ``read_photo``."""
+    with _opened(path) as image:
+        return _to_rgb(path, image, declared_range)
+
+
+def photo_hw(path: Path) -> tuple[int, int]:
+    """Return height and width of a photo when upright, of which only the head is read.
+
+    Raises:
+        CommandError: As for ``read_photo``.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
+        return (width, height) if is_turned else (height, width)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a photo for a block; what fails in there is told with the photo's name."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        # Opening a pipe would wait for its writer, and it cannot be read twice.
+        raise CommandError(f"{path}: a pipe or device; save it to a file first")
+    try:
+        with warnings.catch_warnings():
+            # At half of the size that is refused.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                yield image
+    except CommandError:
+        raise
+    except FileNotFoundError:
+        raise CommandError(f"{path}: no such file") from None
+    except UnidentifiedImageError:
+        raise CommandError(f"{path}: not a photo in a known format") from None
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise CommandError(
+            f"{path}: too large: wanted at most {most / 1e6:.0f} million pixels, Pillow's limit; "
+            "make a smaller copy, or cut it into tiles"
+        ) from None
+    # Pillow's decoders raise nearly anything on damaged files.
+    except Exception as error:
+        strerror = error.strerror if isinstance(error, OSError) else None
+        reason = strerror or str(error).partition("\n")[0] or type(error).__name__
+        raise CommandError(f"{path}: cannot be read: {reason}") from error
 
 
 def _to_rgb(
