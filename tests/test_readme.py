@@ -26,7 +26,7 @@ from torch.distributed.run import get_args_parser
 
 import vitadapter_fast as vf
 from vitadapter_fast import ViTAdapter
-from vitadapter_fast.commands import export
+from vitadapter_fast.commands import cli, export
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -124,6 +124,16 @@ def test_conversions(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_operators(block: Block) -> None:
     names = run_python(block)
     assert all(callable(names[name]) for name in names if name != "__builtins__")
+
+
+@runs("A detector of your own: sh")
+def test_training_commands(block: Block) -> None:
+    pip, *commands = (shlex.split(line) for line in block.text.splitlines())
+    check_pip(pip)
+    for (*start, name), arguments in ((each[:4], each[4:]) for each in commands):
+        assert start == ["python", "-m", "vitadapter_fast"]
+        # As the help has them; those run in integrations/test_train.py.
+        assert shlex.join(arguments) == cli._COMMANDS[name].example
 
 
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")

@@ -47,13 +47,22 @@ NUMERIC = {
 }
 PATHS = {
     "convert": ["--out"],
+    "detect": ["--out"],
     "export": ["--weights", "--out"],
     "features": ["--weights", "--out", "--save"],
+    "train": ["--data", "--out", "--resume", "--weights"],
 }
+# Their zero says something.
+WITH_ZERO = (
+    *("detect --score", "features --range", "features --seed"),
+    *(f"train --{name}" for name in ("ema", "jitter", "save-minutes", "seed", "weight-decay")),
+    "train --workers",
+)
 
 
 def test_numeric_options_are_these() -> None:
     assert sorted(NUMERIC) == [
+        "detect --score",
         "export --opset",
         "export --size",
         "features --batch",
@@ -62,6 +71,17 @@ def test_numeric_options_are_these() -> None:
         "features --size",
         "info --batch",
         "info --size",
+        "train --batch",
+        "train --ema",
+        "train --epochs",
+        "train --jitter",
+        "train --layer-decay",
+        "train --lr",
+        "train --save-minutes",
+        "train --seed",
+        "train --size",
+        "train --weight-decay",
+        "train --workers",
     ]
 
 
@@ -79,6 +99,7 @@ def test_options_with_paths_are_these() -> None:
     ("name", "argument"),
     [
         ("convert", "FILE"),
+        ("detect", "RUN"),
         ("features", "PHOTO"),
         *((name, option) for name, names in PATHS.items() for option in names),
     ],
@@ -106,11 +127,15 @@ def test_range_takes_negative_numbers_in_any_notation(
     assert ranges == [[float(low), float(high)]]
 
 
-WRONG = [
-    (which, value)
-    for which in NUMERIC
-    for value in (NO_NUMBERS if which.endswith("--range") else NO_SIZES)
-]
+def no_values(which: str) -> tuple[str, ...]:
+    """What a numeric option refuses."""
+    if which.endswith("--range"):
+        return NO_NUMBERS
+    is_real = NUMERIC[which][2].type.__qualname__.startswith(shared.number.__name__)  # type: ignore[union-attr]
+    return ("-1", str(HUGE), *NO_NUMBERS) if is_real else NO_SIZES
+
+
+WRONG = [(which, value) for which in NUMERIC for value in no_values(which)]
 
 
 @pytest.mark.parametrize(("which", "value"), WRONG, ids=map(" ".join, WRONG))
@@ -125,10 +150,10 @@ def test_wrong_number_is_told(which: str, value: str, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("which", NUMERIC)
-def test_zero_is_a_seed_and_a_gray_and_nothing_else(which: str) -> None:
+def test_zero_is_taken_where_it_says_something(which: str) -> None:
     _, _, action = NUMERIC[which]
     assert callable(action.type)
-    if which.endswith(("--seed", "--range")):
+    if which in WITH_ZERO:
         assert action.type("0") == 0
     else:
         with pytest.raises(argparse.ArgumentTypeError):
@@ -136,7 +161,7 @@ def test_zero_is_a_seed_and_a_gray_and_nothing_else(which: str) -> None:
 
 
 def test_size_is_one_option() -> None:
-    actions = [options(name)["--size"] for name in ("features", "info", "export")]
+    actions = [options(name)["--size"] for name in ("features", "info", "export", "train")]
     assert {action.type for action in actions} == {shared.image_size}
     assert {action.metavar for action in actions} == {"N|HxW"}
     assert len({str(action.help).partition(":")[0] for action in actions}) == 1
@@ -208,7 +233,8 @@ def test_largest_image_and_batch_have_a_cost() -> None:
     assert cost(model, images.MAX_SIZE, images.MAX_BATCH).total.flops > 0
 
 
-@pytest.mark.parametrize("name", cli._COMMANDS)
+# Those of detectors run in integrations/test_train.py: they need torchvision.
+@pytest.mark.parametrize("name", sorted(cli._COMMANDS.keys() - {"train", "detect"}))
 def test_example_of_the_help_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

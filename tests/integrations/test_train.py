@@ -4,6 +4,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -192,6 +194,25 @@ def test_wrong_command_is_one_line(
     assert told in one_line_of(["train", *arguments], capsys)
 
 
+def test_what_is_not_installed_is_told() -> None:
+    code = """
+import sys
+from vitadapter_fast.commands.cli import main
+for name in ("pycocotools", "torchvision"):
+    sys.modules[name] = None
+    assert main(["train", "--data", "photos"]) == 1
+    assert main(["detect", "run", "photos"]) == 1
+    del sys.modules[name]
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    told = [f"error: this command needs {name}: pip install 'vitadapter_fast[train]'"
+            for name in ("pycocotools", "torchvision") for _ in range(2)]  # fmt: skip
+    assert (done.returncode, done.stderr.splitlines()) == (0, told)
+
+
 def test_damaged_checkpoint_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "last.pt").write_bytes(b"PK\3\4")
     told = one_line_of(["train", "--resume", str(tmp_path)], capsys)
@@ -309,6 +330,30 @@ def test_detect_writes_pictures_and_coco_results(
     assert f"0.png: {len(found)} found" in capsys.readouterr().out
 
 
+def test_examples_of_the_help_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "blood_cells").symlink_to(data)
+    (tmp_path / "photos").symlink_to(data / "valid")
+    asked = []
+
+    def briefly(splits: Any, run: Path, settings: Settings, group: Any, **others: Any) -> Any:
+        asked.append(settings)
+        return train(splits, run, SMALL_SETTINGS, group, **others)
+
+    train = loop.train
+    monkeypatch.setattr(loop, "train", briefly)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("train", "detect"):
+        with pytest.raises(SystemExit):
+            cli.main([name, "--help"])
+        (line,) = re.findall(r"^  python -m vitadapter_fast (.+)$", capsys.readouterr().out, re.M)
+        assert cli.main(shlex.split(line)) == 0, capsys.readouterr().err
+    assert asked == [Settings(weights="dinov2_vits14")]
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+
+
 def test_detect_tells_what_it_cannot_read(
     data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -324,7 +369,7 @@ def test_detect_tells_what_it_cannot_read(
     assert "detector.safetensors: no detector of this version" in told
     before = (data / "valid" / "1.png").read_bytes()
     told = one_line_of(["detect", str(finished), photos[1], "--out", str(data / "valid")], capsys)
-    assert "1.png would be overwritten" in told
+    assert "1.png is one of the inputs and would be overwritten" in told
     assert (data / "valid" / "1.png").read_bytes() == before
 
 

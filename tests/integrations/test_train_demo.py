@@ -42,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = re.search(r"^train-demo:.*\n\t\$\(PYTHON\) -m vitadapter_fast (.+\\\n.+)$",
                        (ROOT / "Makefile").read_text(), re.MULTILINE)  # fmt: skip
     assert recipe
-    arguments = shlex.split(recipe[1])
+    arguments = shlex.split(recipe[1].replace("\\\n", ""))
     assert arguments[:3] == ["train", "--data", "tests/data/bccd"]
     others = ["--data", str(BCCD), "--out", str(out), "--epochs", str(EPOCHS)]
     assert cli.main([*arguments, *others]) == 0

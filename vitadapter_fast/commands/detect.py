@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, failures: list[str]) -> None:
+    from .features.files import picture_paths
     from .features.photos import find_photos, open_photo, printable, unique_names
     from .train.detector import load_detector
     from .train.loop import detect
@@ -81,9 +82,11 @@ def _run(args: argparse.Namespace, failures: list[str]) -> None:
     detector, classes = load_detector(args.run_folder)
     detector = detector.to(device)
     paths = find_photos(args.photos, failures)
+    names = unique_names(paths)
+    targets = picture_paths(names, paths, args.out, is_many=True)
     make_folder(args.out, CommandError)
     rows: list[Row] = []
-    for number_, (path, name) in enumerate(zip(paths, unique_names(paths), strict=True), start=1):
+    for image_id, (name, path) in enumerate(zip(names, paths, strict=True), start=1):
         try:
             pixels = np.array(open_photo(path))
         except CommandError as error:
@@ -91,15 +94,10 @@ def _run(args: argparse.Namespace, failures: list[str]) -> None:
             continue
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         found = detect(detector, image, device)
-        own = as_coco(number_, found, list(classes))
+        own = as_coco(image_id, found, list(classes))
         rows += [{**row, "file_name": printable(path.name)} for row in own]
-        target = args.out / f"{name}.png"
-        if target.resolve() == path.resolve():
-            raise CommandError(
-                f"--out {args.out}: {path} would be overwritten; name another folder"
-            )
         picture = draw_detections(image, found, list(classes.values()), args.score)
-        with replacing(target, CommandError) as part:
+        with replacing(targets[name], CommandError) as part:
             picture.save(part, "PNG")
         drawn = int((found["scores"] >= args.score).sum())
         sys.stdout.write(f"{printable(str(path))}: {drawn} found\n")

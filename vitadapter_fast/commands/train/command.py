@@ -74,19 +74,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--norm", choices=NORMS, default=default.norm, help=f"default: {default.norm}"
     )
-    for name, kind, text in (
-        ("epochs", whole_number(1, 100_000), "passes over the photos"),
-        ("batch", whole_number(1, MAX_BATCH), "photos in a step, on all GPUs together"),
-        ("lr", number(1e-9, 10), "AdamW's learning rate at its peak, outside the ViT"),
-        ("layer-decay", number(0.01, 1), "its factor from a layer of the ViT to the one before"),
-        ("weight-decay", number(0, 10), "AdamW's"),
-        ("ema", number(0, 1), "what the average of the weights keeps of itself in a step"),
-        ("jitter", number(0, 0.9), "by how much photos are smaller or larger at random"),
-        ("seed", whole_number(0, 2**63 - 1), "of weights, order and variation of the photos"),
+    for name, kind, value, text in (
+        ("epochs", whole_number(1, 100_000), default.epochs, "passes over the photos"),
+        ("batch", whole_number(1, MAX_BATCH), default.batch, "photos in a step, of all GPUs"),
+        ("lr", number(1e-9, 10), default.lr, "AdamW's rate at its peak, outside the ViT"),
+        ("layer-decay", number(0.01, 1), default.layer_decay, "its factor from layer to layer"),
+        ("weight-decay", number(0, 10), default.weight_decay, "AdamW's"),
+        ("ema", number(0, 1), default.ema, "what averaged weights keep of themselves in a step"),
+        ("jitter", number(0, 0.9), default.jitter, "photos are larger or smaller by up to this"),
+        ("seed", whole_number(0, 2**63 - 1), default.seed, "of all that is drawn"),
+        ("workers", whole_number(0, 1024), None, "processes that read photos"),
+        ("save-minutes", number(0, 1e6), 10.0, "between checkpoints within an epoch"),
     ):
-        value = getattr(default, name.replace("-", "_"))
+        known = "4 on CUDA, else 0" if value is None else value
         parser.add_argument(
-            f"--{name}", type=kind, default=value, metavar="N", help=f"{text} (default: {value})"
+            f"--{name}", type=kind, default=value, metavar="N", help=f"{text} (default: {known})"
         )
     parser.add_argument(
         "--flip", choices=FLIPS, default=default.flip, help=f"default: {default.flip}"
@@ -104,19 +106,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cut boxes at the photo's edge, and leave out those without area, instead of an error",
     )
     add_device(parser)
-    parser.add_argument(
-        "--workers",
-        type=whole_number(0, 1024),
-        metavar="N",
-        help="processes that read photos (default: 4 on CUDA, else 0)",
-    )
-    parser.add_argument(
-        "--save-minutes",
-        type=number(0, 1e6),
-        default=10.0,
-        metavar="N",
-        help="from one checkpoint to the next within an epoch (default: 10)",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -191,7 +180,7 @@ def _asked(args: argparse.Namespace, device: torch.device) -> tuple[Path, Path, 
     if stored is None:
         raise CommandError(f"--resume {args.resume}: has no checkpoint, last.pt")
     data = args.data if args.data is not None else Path(stored["data"])
-    return args.resume, data, Settings.from_dict(stored["settings"])
+    return args.resume, data, stored["settings"]
 
 
 def _tell(

@@ -4,6 +4,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,7 @@ def read_folder(
     Raises:
         CommandError: A file is missing or not what it should be; says which.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise CommandError(f"{folder}: no such folder")
     found = [_find(folder, names) for names in (["train"], ["val", "valid"])]
     training, held_out = (
@@ -198,11 +199,20 @@ def read_split(
         box = _checked_box(where, each["bbox"], entry, fixes_boxes)
         if box is None:
             continue
-        if has_masks and not is_crowd:
+        if has_masks:
             _check_outline(where, each.get("segmentation"), entry.hw)
-        # pycocotools takes a match with number 0 for none.
-        own = {**each, "id": len(kept) + 1, "bbox": box, "iscrowd": int(is_crowd)}
-        kept.append({"area": box[2] * box[3], **own})
+        area = each.get("area")
+        kept.append(
+            {
+                "id": len(kept) + 1,  # pycocotools takes a match with 0 for none
+                "image_id": entry.id,
+                "category_id": each["category_id"],
+                "bbox": box,
+                "area": area if type(area) in (int, float) else box[2] * box[3],
+                "iscrowd": int(is_crowd),
+                **({"segmentation": each["segmentation"]} if has_masks else {}),
+            }
+        )
         if not is_crowd:
             entry.annotations.append(kept[-1])
     coco = {
@@ -252,7 +262,7 @@ def _find(folder: Path, names: list[str]) -> tuple[Path, Path]:
             found.append((file, [folder / part, folder / "images" / part, folder / "images"]))
         found.append((folder / name / "_annotations.coco.json", [folder / name]))
         found.append((folder / f"{name}.json", [folder / "images"]))
-    found = [(file, folders) for file, folders in found if file.is_file()]
+    found = [(file, folders) for file, folders in found if os.path.isfile(file)]
     if len(found) != 1:
         got = ", ".join(str(file) for file, _ in found) or "none"
         raise CommandError(
@@ -261,7 +271,7 @@ def _find(folder: Path, names: list[str]) -> tuple[Path, Path]:
         )
     ((file, folders),) = found
     for each in folders:
-        if each.is_dir():
+        if os.path.isdir(each):
             return file, each
     raise CommandError(f"{file}: wanted its photos in {' or '.join(map(str, folders))}: no folder")
 
@@ -288,7 +298,7 @@ def _by_id(
 
 
 def _check_photos(file: Path, entries: list[Entry]) -> None:
-    missing = [entry.path for entry in entries if not entry.path.is_file()]
+    missing = [entry.path for entry in entries if not os.path.isfile(entry.path)]
     if missing:
         raise CommandError(f"{file}: {len(missing)} photos are missing, the first is {missing[0]}")
     for entry in entries:

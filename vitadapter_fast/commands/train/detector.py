@@ -3,6 +3,7 @@
 """Settings in; torchvision's Faster R-CNN or Mask R-CNN on the adapter out."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def load_detector(run: Path) -> tuple[FasterRCNN, dict[int, str]]:
         CommandError: There is none, or it cannot be read.
     """
     file = run / RESULT
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise CommandError(
             f"{run}: wanted the folder of a run, which has {RESULT} when its first epoch is done"
         )

@@ -10,13 +10,13 @@ import hashlib
 import json
 import math
 import os
-import pickle
 import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,8 +38,6 @@ from .settings import Settings
 LAST, LOG = "last.pt", "log.jsonl"
 _MAX_GRADIENT = 5.0
 _WARM_UP, _MOST_WARM_UP = 0.1, 1000
-
-Entry = dict[str, Any]
 
 
 class Processes(NamedTuple):
@@ -119,58 +117,64 @@ class State:
 
 
 class Log:
-    """What happened in each step and evaluation, also in a file with one line for each."""
+    """What happened in each step and evaluation, also in a file with one line for each.
+
+    Attributes:
+        losses: Of each step, by name.
+        scores: Of the last evaluation.
+        epoch: The last, from 1.
+    """
 
     def __init__(self, file: Path, step: int, *, is_written: bool) -> None:
         """Go on after a step: what the file says of later ones is dropped."""
-        self.file = file
-        self.entries: list[Entry] = []
+        self.losses: list[dict[str, float]] = []
+        self.scores: Scores = {}
+        self.epoch = 1
+        self._file = file
         self._is_written = is_written
-        if step and file.is_file():
-            for line in file.read_text(encoding="utf-8").splitlines():
-                # The last line of a run that was killed may be a part of one.
-                with suppress(ValueError):
-                    self.entries.append(json.loads(line))
-            self.entries = [entry for entry in self.entries if entry["step"] <= step]
+        kept: list[str] = []
+        for line in file.read_text(encoding="utf-8").splitlines() if step else ():
+            # The last one of a run that was killed may be cut short.
+            with suppress(ValueError):
+                entry = json.loads(line)
+                if entry["step"] <= step:
+                    kept.append(f"{line}\n")
+                    self._note(entry)
         if is_written:
             with replacing(file, CommandError) as part:
-                part.write_text("".join(map(_line, self.entries)), encoding="utf-8")
+                part.write_text("".join(kept), encoding="utf-8")
 
-    def add(self, entry: Entry) -> None:
-        """Add an entry."""
-        self.entries.append(entry)
+    def add(self, entry: dict[str, Any]) -> None:
+        """Add ``step``, ``epoch``, and ``losses`` or ``scores``."""
+        self._note(entry)
         if not self._is_written:
             return
         try:
-            with self.file.open("a", encoding="utf-8") as stream:
-                stream.write(_line(entry))
+            with self._file.open("a", encoding="utf-8") as stream:
+                stream.write(f"{json.dumps(entry)}\n")
         except OSError as error:
-            raise CommandError(f"{self.file}: cannot be written: {error.strerror}") from error
+            raise CommandError(f"{self._file}: cannot be written: {error.strerror}") from error
 
-    @property
-    def losses(self) -> list[dict[str, float]]:
-        """Those of each step, by name."""
-        return [entry["losses"] for entry in self.entries if "losses" in entry]
-
-    @property
-    def scores(self) -> Scores:
-        """Those of the last evaluation."""
-        found = [entry["scores"] for entry in self.entries if "scores" in entry]
-        return found[-1] if found else {}
+    def _note(self, entry: dict[str, Any]) -> None:
+        self.epoch = entry["epoch"]
+        self.scores = entry.get("scores", self.scores)
+        if "losses" in entry:
+            self.losses.append(entry["losses"])
 
 
 def read_last(run: Path) -> dict[str, Any] | None:
-    """Return the last checkpoint of a run, or None if it has none.
+    """Return the last checkpoint of a run, with ``Settings`` inside, or None if it has none.
 
     Raises:
         CommandError: It cannot be read.
     """
     file = run / LAST
-    if not file.is_file():
+    if not os.path.isfile(file):
         return None
     try:
         stored: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        stored["settings"] = Settings.from_dict(stored["settings"])
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, UnpicklingError) as error:
         raise CommandError(
             f"{file}: cannot be read: {first_sentence(error)}; delete it to begin anew"
         ) from error
@@ -228,6 +232,7 @@ def train(
         group.wait()
     if stored is not None:
         state.load_state_dict(stored)
+        stored = None  # as large as the state
     log = Log(run / LOG, state.step, is_written=is_writer)
 
     def save() -> None:
@@ -355,7 +360,7 @@ def _rate(step: int, steps: int) -> float:
 def _check_same(
     run: Path, stored: dict[str, Any], settings: Settings, training: Split, digest: str
 ) -> None:
-    other = Settings.from_dict(stored["settings"]).differences(settings)
+    other = stored["settings"].differences(settings)
     if not other and stored["digest"] != digest:
         other = f"it began with another file than {training.file} is now"
     if other:
@@ -374,7 +379,3 @@ def _write_result(file: Path, state: State, settings: Settings, split: Split) ->
     with replacing(file, CommandError) as part:
         # One entry: safetensors writes several in any order.
         save_file(state.ema.module.state_dict(), part, metadata={"run": json.dumps(about)})
-
-
-def _line(entry: Entry) -> str:
-    return f"{json.dumps(entry)}\n"

@@ -61,14 +61,18 @@ def progress(*, is_shown: bool) -> Iterator[Callable[[int, int, Log], None]]:
         disable=not is_bar,
     )
 
+    told: Scores = {}
+
     def show(step: int, steps: int, log: Log) -> None:
+        nonlocal told
         losses = [sum(each.values()) for each in log.losses[-_LINE_STEPS:]]
-        text = f"epoch {log.entries[-1]['epoch']}, loss {sum(losses) / len(losses):.3f}"
+        text = f"epoch {log.epoch}, loss {sum(losses) / len(losses):.3f}"
         for kind, each in log.scores.items():
             text += f", {kind} AP50 {100 * each['ap50']:.1f}"
         bar.update(task, completed=step, total=steps, description=text)
-        if is_shown and not is_bar and ("scores" in log.entries[-1] or step % _LINE_STEPS == 0):
+        if is_shown and not is_bar and (log.scores is not told or step % _LINE_STEPS == 0):
             console.print(f"step {step} of {steps}, {text}")
+        told = log.scores
 
     with bar:
         task = bar.add_task("", total=None)
