@@ -175,7 +175,7 @@ def test_other_photos_do_not_go_on_with_a_run(
 ) -> None:
     other = write_folder(tmp_path / "data", 8)
     told = one_line_of(["train", "--resume", str(finished), "--data", str(other)], capsys)
-    assert "it began with another file than" in told
+    assert "began with other annotations than" in told
 
 
 @pytest.mark.parametrize(
@@ -208,9 +208,10 @@ for name in ("pycocotools", "torchvision"):
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )
-    told = [f"error: this command needs {name}: pip install 'vitadapter_fast[train]'"
-            for name in ("pycocotools", "torchvision") for _ in range(2)]  # fmt: skip
-    assert (done.returncode, done.stderr.splitlines()) == (0, told)
+    assert done.returncode == 0, done.stderr
+    for name in ("pycocotools", "torchvision"):
+        told = f"error: this command needs {name}: pip install 'vitadapter_fast[train]'\n"
+        assert done.stderr.count(told) == 2
 
 
 def test_damaged_checkpoint_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

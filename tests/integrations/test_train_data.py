@@ -45,6 +45,7 @@ LAYOUTS = {
     "COCO": ("annotations/instances_train2017.json", "train2017"),
     "COCO with images/": ("annotations/instances_train.json", "images/train"),
     "COCO in one folder": ("annotations/instances_train.json", "images"),
+    "COCO with valid": ("annotations/instances_train.json", "images/train"),
     "plain": ("train.json", "images"),
     "Roboflow": ("train/_annotations.coco.json", "train"),
 }
@@ -53,7 +54,8 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout_is_taken(folder: Path, layout: str) -> None:
     names = LAYOUTS[layout]
-    for part, other in (("train", "train"), ("valid", "val")):
+    held_out_name = "valid" if layout.endswith("valid") else "val"
+    for part, other in (("train", "train"), ("valid", held_out_name)):
         file, photos = (folder / "new" / name.replace("train", other) for name in names)
         photos.mkdir(parents=True, exist_ok=True)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +94,7 @@ WRONG: dict[str, tuple[Callable[[Content], Any], str]] = {
         first("annotations", bbox=[5, 5, 0, 9]),
         "annotation 1: bbox .* has no area in .*0",
     ),
+    "thin": (first("annotations", bbox=[5, 5, 1e-4, 9]), "annotation 1: bbox .* has no area in"),
     "half outside": (first("annotations", bbox=[-5, 5, 9, 9]), "bbox .* leaves .*0.png, 96 x 128"),
     "outside": (
         first("annotations", bbox=[500, 5, 9, 9]),

@@ -39,10 +39,10 @@ def splits() -> tuple[Split, Split]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that a training of a fifth of the demo's length writes."""
     out = tmp_path_factory.mktemp("train_demo") / "out"
-    recipe = re.search(r"^train-demo:.*\n\t\$\(PYTHON\) -m vitadapter_fast (.+\\\n.+)$",
-                       (ROOT / "Makefile").read_text(), re.MULTILINE)  # fmt: skip
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", "")
+    recipe = re.search(r"^train-demo:.*\n\t\$\(PYTHON\) -m vitadapter_fast (.+)$", makefile, re.M)
     assert recipe
-    arguments = shlex.split(recipe[1].replace("\\\n", ""))
+    arguments = shlex.split(recipe[1])
     assert arguments[:3] == ["train", "--data", "tests/data/bccd"]
     others = ["--data", str(BCCD), "--out", str(out), "--epochs", str(EPOCHS)]
     assert cli.main([*arguments, *others]) == 0

@@ -25,6 +25,8 @@ LAYOUTS = (
 )
 # By how much boxes leave photos where sides were rounded.
 _ROUNDING_PX = 1.0
+# Of a box; in float32, a narrower one may have no area any more.
+_MIN_SIDE_PX = 0.1
 
 Target = dict[str, Tensor]
 
@@ -255,21 +257,22 @@ def vary(photo: Photo, flip: str) -> Photo:
 
 def _find(folder: Path, names: list[str]) -> tuple[Path, Path]:
     """Return the annotations of a part of a data set, and the folder of its photos."""
-    found: list[tuple[Path, list[Path]]] = []
+    known: dict[Path, list[Path]] = {}
     for name in names:
         for file in sorted((folder / "annotations").glob(f"instances_{name}*.json")):
             part = file.stem.removeprefix("instances_")
-            found.append((file, [folder / part, folder / "images" / part, folder / "images"]))
-        found.append((folder / name / "_annotations.coco.json", [folder / name]))
-        found.append((folder / f"{name}.json", [folder / "images"]))
-    found = [(file, folders) for file, folders in found if os.path.isfile(file)]
+            known[file] = [folder / part, folder / "images" / part, folder / "images"]
+        known[folder / name / "_annotations.coco.json"] = [folder / name]
+        known[folder / f"{name}.json"] = [folder / "images"]
+    found = [file for file in known if os.path.isfile(file)]
     if len(found) != 1:
-        got = ", ".join(str(file) for file, _ in found) or "none"
         raise CommandError(
-            f"{folder}: wanted one file of annotations for {names[0]}, got {got}; it may be "
-            f"{LAYOUTS.replace('NAME', names[-1])}"
+            f"{folder}: wanted one file of annotations for {names[0]}, got "
+            f"{', '.join(map(str, found)) or 'none'}; it may be "
+            f"{LAYOUTS.replace('NAME', names[0])}"
         )
-    ((file, folders),) = found
+    (file,) = found
+    folders = known[file]
     for each in folders:
         if os.path.isdir(each):
             return file, each
@@ -319,10 +322,10 @@ def _checked_box(where: str, box: list[Any], entry: Entry, fixes_boxes: bool) ->
     left, top = max(box[0], 0), max(box[1], 0)
     right, bottom = min(box[0] + box[2], W), min(box[1] + box[3], H)
     cut = max(left - box[0], top - box[1], box[0] + box[2] - right, box[1] + box[3] - bottom)
-    has_area = right > left and bottom > top
+    has_area = min(right - left, bottom - top) >= _MIN_SIDE_PX
     if not fixes_boxes and (cut > _ROUNDING_PX or not has_area):
         raise CommandError(
-            f"{where}: bbox {box} {'leaves' if box[2] > 0 and box[3] > 0 else 'has no area in'} "
+            f"{where}: bbox {box} {'leaves' if cut > _ROUNDING_PX else 'has no area in'} "
             f"{entry.path}, {H} x {W}; correct it, or cut and leave out such boxes with --fix-boxes"
         )
     return [left, top, right - left, bottom - top] if has_area else None

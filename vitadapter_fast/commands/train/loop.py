@@ -360,13 +360,15 @@ def _rate(step: int, steps: int) -> float:
 def _check_same(
     run: Path, stored: dict[str, Any], settings: Settings, training: Split, digest: str
 ) -> None:
-    other = stored["settings"].differences(settings)
-    if not other and stored["digest"] != digest:
-        other = f"it began with another file than {training.file} is now"
-    if other:
+    if other := stored["settings"].differences(settings):
         raise CommandError(
             f"{run}: holds a run of other settings: {other}; take another --out, or go on with "
             f"--resume {run}, without these options"
+        )
+    if stored["digest"] != digest:
+        raise CommandError(
+            f"{run}: began with other annotations than {training.file} has now; bring them back, "
+            "or take another --out"
         )
 
 
