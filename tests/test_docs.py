@@ -3,6 +3,7 @@
 """README and docs: short enough, reachable, without a dead link, and true in their tables."""
 
 import re
+import shlex
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -13,6 +14,18 @@ from snippets import DOCS, PAGES, ROOT
 import vitadapter_fast as vf
 
 README = ROOT / "README.md"
+CI = ROOT / ".ci" / "run"
+SITE = ROOT / ".mkdocs.yml"
+PACKAGE = ROOT / "vitadapter_fast"
+# Modules for this package alone, or whose names it gives under those of others.
+INNER = {
+    "__main__", "_C", "builders", "commands", "data", "errors", "files", "fused", "integrations",
+    "model", "native", "presets", "settings", "version",
+    *(f"integrations.{name}" for name in (
+        "_common", "configs", "detectron2_lazy", "hub_files", "replacement", "train_demo_data",
+        "train_demo_report",
+    )),
+}  # fmt: skip
 CONFIGS = ROOT / "vitadapter_fast" / "integrations" / "configs"
 # Convolutions of the pyramid network, and heads for 80 classes: as test_mmdet_detectors.py counts.
 DETECTOR_OF_S, BACKBONE_OF_S, FPN_CHANNELS = 48_252_800, 27_954_320, 256
@@ -67,6 +80,46 @@ def test_links_are_found_where_they_are(tmp_path: Path) -> None:
     )
     assert links(page) == ["y.md#z", "q.png"]
     assert anchors(page) == {"a-b-c", "a", "a-1"}
+
+
+def entries_of_the_site() -> list[str]:
+    navigation = re.search(r"^nav:\n(.*?)\n\n", SITE.read_text(), re.DOTALL | re.MULTILINE)
+    assert navigation
+    return re.findall(r"^ +- (?:[\w ]+: )?(\S+\.md)$", navigation[1], re.MULTILINE)
+
+
+def test_every_page_is_on_the_site_once() -> None:
+    entries = [name for name in entries_of_the_site() if not name.startswith("docs/api/")]
+    pages = [*ROOT.glob("*.md"), *DOCS]
+    assert sorted(entries) == sorted(page.relative_to(ROOT).as_posix() for page in pages)
+    assert entries[0] == "README.md"
+
+
+def test_every_public_module_has_its_page_on_the_site_once() -> None:
+    entries = re.findall(r"docs/api/(\S+)\.md", "\n".join(entries_of_the_site()))
+    found = [*PACKAGE.iterdir(), *(PACKAGE / "integrations").iterdir()]
+    modules = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for path in found
+        if path.suffix == ".py" or any(path.glob("*"))
+    }
+    modules = {name for name in modules if not name.endswith(("__init__", "__pycache__"))}
+    assert modules >= INNER - {"_C"}
+    public = {f"vitadapter_fast.{name}" for name in modules - INNER}
+    assert sorted(entries) == sorted({"vitadapter_fast", *public})
+
+
+def test_site_is_strict_and_its_tools_are_the_extra() -> None:
+    assert "mkdocs build --strict -f .mkdocs.yml" in (ROOT / "Makefile").read_text()
+    for check in ("omitted_files", "not_found", "anchors", "unrecognized_links"):
+        assert f"{check}: warn" in SITE.read_text()
+    project = (ROOT / "pyproject.toml").read_text()
+    (extra,) = re.findall(r"^docs = \[(.+)\]$", project, re.MULTILINE)
+    tools = re.findall(r'"([\w-]+(?:\[\w+\])?)', extra)
+    (installed,) = re.findall(r"constraints.txt (mkdocs .+)$", CI.read_text(), re.MULTILINE)
+    assert shlex.split(installed) == tools
+    pinned = (ROOT / "constraints.txt").read_text()
+    assert [name for name in tools if f"\n{name.partition('[')[0]}==" not in pinned] == []
 
 
 def test_pictures_are_small() -> None:

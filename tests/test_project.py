@@ -25,6 +25,7 @@ else:
     tomllib = pytest.importorskip("tomli")
 
 ROOT = Path(__file__).resolve().parents[1]
+WORKFLOWS = ROOT / ".github" / "workflows"
 
 
 def project() -> dict[str, Any]:
@@ -101,8 +102,17 @@ def test_workflow_runs_the_parts_of_ci_and_nothing_else() -> None:
         f"[{', '.join(part for part in parts if part != 'rest')}]"
     ]
     assert texts_of("python-version", workflow) == ["3.11"]
-    for action in texts_of("uses", workflow):
-        assert re.fullmatch(r"actions/[\w-]+@v\d+\.\d+\.\d+", action)
+
+
+@pytest.mark.parametrize("workflow", sorted(path.name for path in WORKFLOWS.iterdir()))
+def test_workflow_pins_actions_and_may_write_nothing_by_default(workflow: str) -> None:
+    path = f".github/workflows/{workflow}"
+    actions = texts_of("uses", path)
+    assert actions
+    for action in actions:
+        assert re.fullmatch(r"(actions|pypa)/[\w-]+@v\d+\.\d+\.\d+", action)
+    text = (ROOT / path).read_text()
+    assert re.search(r"^permissions:\n  contents: read\n\n", text, re.MULTILINE)
 
 
 def test_ci_does_what_the_readme_and_the_makefile_say(tmp_path: Path) -> None:
@@ -129,6 +139,10 @@ def test_ci_does_what_the_readme_and_the_makefile_say(tmp_path: Path) -> None:
         "kernels": [install, "make test-rest GROUP=kernels"],
         "others": [install, "make test-rest GROUP=others"],
         "lint": [install, "pip install -q -c constraints.txt ruff mypy clang-format", "make lint"],
+        "docs": [
+            "pip install -q -c constraints.txt mkdocs mkdocs-material mkdocstrings[python]",
+            "make docs",
+        ],
         "speed": [install, "python benchmarks/gate.py"],
         "frameworks": ["integrations "],
     }
@@ -139,7 +153,7 @@ def test_ci_does_what_the_readme_and_the_makefile_say(tmp_path: Path) -> None:
     notes.write_text("")
     subprocess.run([folder / ".ci" / "run"], env=environment, check=True)
     called = [line for line in notes.read_text().splitlines() if " -m venv " not in line]
-    tools = [*wanted["lint"][1:], *wanted["speed"][1:], "integrations "]
+    tools = [*wanted["lint"][1:], *wanted["docs"], *wanted["speed"][1:], "integrations "]
     assert called == [*wanted["test"], *wanted["others"][1:], *tools]  # without commits
     refused = subprocess.run([folder / ".ci" / "run", "x"], env=environment, capture_output=True)
     assert refused.returncode == 2
