@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build the extension with CMake and Ninja; everything else is in pyproject.toml.
 
+CMake is called from here, not by scikit-build-core's setuptools plugin: Ninja takes as long either
+way, and the plugin has no place for the copy in a clone, the switches' check and these messages.
+
 Environment:
     VITADAPTER_CUDA: auto (default: CUDA kernels if nvcc works), 1 (fail without nvcc), 0 (never).
     VITADAPTER_CUDA_ARCHS: list as CMAKE_CUDA_ARCHITECTURES; default "80-real;90-real;90-virtual"
@@ -56,6 +59,11 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Configure, build and install ``_C`` to where setuptools expects it."""
+        if sys.platform == "win32":
+            sys.exit(
+                "vitadapter_fast: Windows is not supported, because nothing is tested there; in "
+                "WSL 2 the Linux build works."
+            )
         import pybind11
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve()

@@ -3,6 +3,8 @@
 """The compiled extension: what it links and says of itself; its build, and what is distributed."""
 
 import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,8 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import setuptools
 
 from vitadapter_fast import _C, __version__
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP_LEVEL = (
@@ -64,6 +72,10 @@ def build(sdist: Path, tmp_path: Path, **switches: str) -> Any:
             (bare / tool).symlink_to(found)
     environment = {"PATH": str(bare), "HOME": str(tmp_path)} | switches
     return call_backend("build_wheel", source, out, environment)
+
+
+def text_of(path: str) -> str:
+    return (ROOT / path).read_text()
 
 
 def files_of_the_package() -> set[str]:
@@ -164,6 +176,35 @@ def test_demanding_cuda_without_nvcc_fails_with_the_remedy(sdist: Path, tmp_path
     assert done.returncode != 0
     told = "but no nvcc was found: CUDACXX is /nowhere/nvcc. Put a working nvcc on PATH"
     assert told in " ".join(done.stderr.split())
+
+
+def test_windows_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, "setup", called.update)
+    runpy.run_path(str(ROOT / "setup.py"))
+    monkeypatch.setattr(sys, "platform", "win32")
+    command = called["cmdclass"]["build_ext"](setuptools.Distribution())
+    with pytest.raises(SystemExit, match=r"^vitadapter_fast: Windows is not supported, .*\.$"):
+        command.build_extension(called["ext_modules"][0])
+
+
+def test_wheels_are_for_the_pythons_and_gpus_that_are_documented() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheels = project["tool"]["cibuildwheel"]
+    building = " ".join((ROOT / "docs" / "building.md").read_text().split())
+    pythons = [f"3.{each[3:-2]}" for each in wheels["build"].split()]
+    assert project["project"]["requires-python"] == f">={pythons[0]}"
+    assert f"for Python {pythons[0]} to {pythons[-1]}:" in building
+    assert len(pythons) == int(pythons[-1][2:]) - int(pythons[0][2:]) + 1
+    (with_cuda,) = wheels["overrides"]
+    gpus = with_cuda["environment"]["VITADAPTER_CUDA_ARCHS"]
+    assert f"releases `{gpus}`" in building and f'releases use "{gpus}"' in text_of("setup.py")
+    script = wheels["test-command"].removeprefix("bash {project}/")
+    for path in (script, "tests/wheel.sh"):
+        assert (ROOT / path).stat().st_mode & 0o100
+    workflow = text_of(".github/workflows/wheels.yml")
+    (runners,) = re.findall(r"runner: \[(.+)\]", workflow)
+    assert f'wc -l)" = {len(pythons) * len(runners.split(", ")) + 1}\n' in workflow
 
 
 def test_unknown_switch_value_is_refused(sdist: Path, tmp_path: Path) -> None:
