@@ -90,7 +90,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     written = [path for pattern in OTHERS for path in sorted(ROOT.glob(pattern))]
     for file in [each for each in files if each.src_dir == config.docs_dir]:
         files.remove(file)
-        if Path(file.src_uri).suffix in (".md", ".png"):
+        if Path(file.src_uri).suffix in (".md", ".png", ".ipynb"):
             written.append(ROOT / "docs" / file.src_uri)
     for path in written:
         name = path.relative_to(ROOT).as_posix()

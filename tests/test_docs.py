@@ -14,6 +14,7 @@ from snippets import DOCS, PAGES, ROOT
 import vitadapter_fast as vf
 
 README = ROOT / "README.md"
+LINKING = [*PAGES, ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.ipynb")]
 CI = ROOT / ".ci" / "run"
 SITE = ROOT / ".mkdocs.yml"
 PACKAGE = ROOT / "vitadapter_fast"
@@ -61,7 +62,7 @@ def test_readme_links_every_page_of_the_docs() -> None:
     assert len(DOCS) >= 9
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "SECURITY.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
 def test_every_link_and_anchor_resolves(page: Path) -> None:
     dead = []
     for link in links(page):

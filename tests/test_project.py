@@ -87,7 +87,7 @@ def test_hooks_are_the_checks_of_make_lint() -> None:
     tracked = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    read_by_lint = (".py", ".pyi", ".cpp", ".h", ".cu", ".cuh")
+    read_by_lint = (".py", ".pyi", ".ipynb", ".cpp", ".h", ".cu", ".cuh")
     read = [name for name in tracked if name.endswith(read_by_lint)]
     assert [name for name in (*read, "pyproject.toml") if not re.search(pattern, name)] == []
 
