@@ -51,6 +51,14 @@ def features(name: str, patch: pytest.MonkeyPatch) -> tuple[list[str], set[int]]
     return [*argv, "--weights", f"{name}.pth", "--save", "maps.safetensors"], {1}
 
 
+def train(name: str, patch: pytest.MonkeyPatch) -> tuple[list[str], set[int]]:
+    return ["train", "--data", name], {1}  # there is no such folder
+
+
+def detect(name: str, patch: pytest.MonkeyPatch) -> tuple[list[str], set[int]]:
+    return ["detect", name, f"{name}.png"], {1}  # no such run
+
+
 def convert(name: str, patch: pytest.MonkeyPatch) -> tuple[list[str], set[int]]:
     saved(official(), Path(f"{name}.pth"))
     # X.pth becomes X_14to16.pth, for which the longest has no room.
@@ -92,6 +100,8 @@ def wrong_usage(name: str, patch: pytest.MonkeyPatch) -> tuple[list[str], set[in
 Case = Callable[[str, pytest.MonkeyPatch], tuple[list[str], set[int]]]
 CASES: dict[str, Case] = {
     "features": features,
+    "train": train,
+    "detect": detect,
     "convert": convert,
     "export": export,
     "configs": configs,
