@@ -23,8 +23,7 @@ INNER = {
     "__main__", "builders", "commands", "errors", "files", "fused", "integrations", "model",
     "native", "presets", "settings", "version",
     *(f"integrations.{name}" for name in (
-        "_common", "detectron2_lazy", "hub_files", "replacement", "train_demo_data",
-        "train_demo_report",
+        "_common", "detectron2_lazy", "hub_files", "replacement",
     )),
 }  # fmt: skip
 CONFIGS = ROOT / "vitadapter_fast" / "integrations" / "configs"

@@ -49,7 +49,6 @@ print(time.perf_counter() - start)
         ("mmdet", "mmengine"),
         ("detectron2", "detectron2"),
         ("torchvision", "torchvision"),
-        ("transformers", "transformers"),
         ("transformers", "huggingface_hub"),
         ("huggingface_hub", "huggingface_hub"),
         ("timm", "timm"),

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The name of a published model in, the model out."""
 
+import inspect
 import os
 from typing import Any
 
@@ -28,9 +29,13 @@ def model_kwargs(size: str, **overrides: Any) -> dict[str, Any]:
             ``injectors`` decides more than that keyword.
 
     Raises:
+        TypeError: A keyword is unknown.
         ValueError: There is no such size.
     """
     check_choice("size", size, MODELS)
+    unknown = overrides.keys() - inspect.signature(ViTAdapter).parameters.keys()
+    if unknown:
+        raise TypeError(f"ViTAdapter: got an unexpected keyword argument {min(unknown)!r}")
     preset = preset_of(size)
     if isinstance(preset, Preset):
         return {**preset.model_kwargs(), **overrides}

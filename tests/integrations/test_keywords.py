@@ -21,12 +21,20 @@ KEYWORDS_ARE_DATA = {
 } | {
     "vitadapter_fast.fused._choice.readable",
     "vitadapter_fast.native.extension.launch",  # or the launcher's own, which refuses others
+    # transformers' configs keep what they do not know; what is nearly a keyword is refused.
+    "vitadapter_fast.integrations.transformers.ViTAdapterConfig",
 }
 # Python would miss these first.
 REQUIRED = {
     f"vitadapter_fast.builders.{name}": {"size": "s"}
-    for name in ("vit_adapter", "vit_adapter_dinov3")
-} | {"vitadapter_fast.integrations.smp.register_encoder": {"name": "new", "size": "s"}}
+    for name in ("model_kwargs", "vit_adapter", "vit_adapter_dinov3")
+} | {
+    "vitadapter_fast.integrations.smp.register_encoder": {"name": "new", "size": "s"},
+    "vitadapter_fast.integrations.transformers.ViTAdapterBackbone.save_pretrained": {
+        "self": None,
+        "save_directory": "folder",
+    },
+}
 
 
 def public_modules() -> Iterator[ModuleType]:

@@ -266,7 +266,10 @@ class FakeHub:
         FakeHub.created = kwargs
         return NamedTuple("Url", [("repo_id", str)])(f"me/{repo_id}")
 
-    def file_exists(self, repo_id: str, name: str) -> bool:
+    def create_branch(self, repo_id: str, *, branch: str, exist_ok: bool) -> None:
+        FakeHub.branch = branch
+
+    def file_exists(self, repo_id: str, name: str, revision: str | None) -> bool:
         return FakeHub.has_card
 
     def upload_folder(self, *, repo_id: str, folder_path: str, **kwargs: Any) -> str:
@@ -288,7 +291,10 @@ def test_it_goes_to_the_hub_with_its_card(
     assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= FakeHub.files.keys()
     if not has_card:
         assert b"- cells\n" in FakeHub.files["README.md"]
-    backbone.save_pretrained(tmp_path / "name", push_to_hub=True, commit_message="first")
+    backbone.save_pretrained(
+        tmp_path / "name", push_to_hub=True, commit_message="first", revision="new"
+    )
+    assert FakeHub.branch == "new"
     assert (tmp_path / "name/model.safetensors").read_bytes() == FakeHub.files["model.safetensors"]
 
 

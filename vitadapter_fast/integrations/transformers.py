@@ -9,7 +9,8 @@ and segmentors of transformers take a ``ViTAdapterConfig`` as their ``backbone_c
 import difflib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,15 @@ from ..model import ViTAdapter
 from ..model.deform_attn import DeformAttn
 from ..model.init import draw
 from ..weights import LoadReport, PatchMethod, load_checkpoint
-from ._common import LOADING, MODEL_KEYWORDS, SETTINGS, fix_unused, missing, recompute_activations
+from ._common import (
+    LOADING,
+    MODEL_KEYWORDS,
+    SETTINGS,
+    check_keywords,
+    fix_unused,
+    missing,
+    recompute_activations,
+)
 from .hub_files import CARD, PREPROCESSOR, PREPROCESSOR_CONFIG, model_card, write_new
 
 try:
@@ -34,16 +43,6 @@ except ModuleNotFoundError as error:
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 
-_HUB_KEYWORDS = {
-    "repo_id",
-    "private",
-    "token",
-    "tags",
-    "commit_message",
-    "commit_description",
-    "revision",
-    "create_pr",
-}
 _CODE = """\
 from vitadapter_fast.integrations.transformers import ViTAdapterBackbone
 
@@ -162,7 +161,6 @@ class ViTAdapterBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,
     ) -> BackboneOutput | tuple[Any, ...]:
         """Return the feature maps.
 
@@ -171,7 +169,6 @@ class ViTAdapterBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
             output_hidden_states: Whether ``hidden_states`` holds the maps of all four stages.
             output_attentions: Without effect: there are no attention weights to return.
             return_dict: False for a tuple of what would be in the output.
-            **kwargs: Passed over, as by transformers' own backbones.
 
         Returns:
             ``feature_maps``: [B, C, ceil(H / s), ceil(W / s)] for each of ``out_features``.
@@ -240,7 +237,12 @@ class ViTAdapterBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
             is_main_process: Whether this process writes what all share.
             push_to_hub: Whether ``push_to_hub`` follows, with those of its keywords that are given.
             **kwargs: As for ``PreTrainedModel.save_pretrained`` and ``push_to_hub``.
+
+        Raises:
+            TypeError: A keyword is unknown.
+            CheckpointError: Card or config cannot be written.
         """
+        check_keywords("save_pretrained", kwargs, _SAVE_KEYWORDS | _HUB_KEYWORDS)
         of_hub = {name: kwargs.pop(name) for name in _HUB_KEYWORDS & kwargs.keys()}
         super().save_pretrained(save_directory, is_main_process, **kwargs)
         if is_main_process and os.path.isdir(save_directory):
@@ -257,7 +259,10 @@ class ViTAdapterBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         token: bool | str | None = None,
         tags: Sequence[str] = (),
         max_shard_size: int | str = "50GB",
-        **kwargs: Any,
+        commit_message: str = "Upload ViTAdapterBackbone",
+        commit_description: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
     ) -> CommitInfo:
         """Upload what ``save_pretrained`` writes; a model card that is there already stays.
 
@@ -267,18 +272,28 @@ class ViTAdapterBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
             token: Of the hub; None for the stored one.
             tags: Of the model card, beside its own.
             max_shard_size: Of a file of weights.
-            **kwargs: ``commit_message``, ``commit_description``, ``revision``, ``create_pr``, as
-                for ``HfApi.upload_folder``.
+            commit_message: Of the commit.
+            commit_description: Likewise.
+            revision: The branch; made if it does not exist.
+            create_pr: Whether it becomes a pull request.
         """
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        kwargs.setdefault("commit_message", "Upload ViTAdapterBackbone")
+        if revision is not None and not create_pr:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             self._write_companions(folder, tags)
             self.save_pretrained(folder, max_shard_size=max_shard_size)
-            if api.file_exists(repo_id, CARD):
+            if api.file_exists(repo_id, CARD, revision=revision):
                 Path(folder, CARD).unlink()
-            return api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs)
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+            )
 
     def _write_companions(self, folder: str | os.PathLike[str], tags: Sequence[str] = ()) -> None:
         card = model_card(self.model, library="transformers", code=_CODE, tags=tags)
@@ -331,6 +346,16 @@ def _is_loaded(tensor: Tensor) -> bool:
     """Return whether a file had it; transformers' mark."""
     return getattr(tensor, "_is_hf_initialized", False)
 
+
+def _keywords_of(method: Callable[..., Any]) -> set[str]:
+    named = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    parameters = signature(method).parameters.values()
+    return {each.name for each in parameters if each.kind in named} - {"self"}
+
+
+_SAVE_KEYWORDS = _keywords_of(PreTrainedModel.save_pretrained)
+# Of these save_pretrained has max_shard_size too, and keeps it.
+_HUB_KEYWORDS = _keywords_of(ViTAdapterBackbone.push_to_hub) - _SAVE_KEYWORDS | {"token"}
 
 AutoConfig.register(ViTAdapterConfig.model_type, ViTAdapterConfig, exist_ok=True)
 AutoModel.register(ViTAdapterConfig, ViTAdapterBackbone, exist_ok=True)
