@@ -15,6 +15,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -214,6 +215,35 @@ def test_exported_package(block: Block, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
     maps = run_python(block)["maps"]
     assert [each.shape[2:] for each in maps] == [(480 // s, 640 // s) for s in (4, 8, 16, 32)]
+
+
+@runs("8 bits in onnxruntime: python")
+def test_quantization(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file with one product; test_export_onnx.py does it with a model."""
+    onnx = pytest.importorskip("onnx", reason="needs the [export] extra")
+    pytest.importorskip("onnxruntime", reason="needs the [export] extra")
+    make, float32 = onnx.helper, onnx.TensorProto.FLOAT
+    weight = make.make_tensor("weight", float32, [64, 64], [0.5] * 64**2)
+    image, out = (make.make_tensor_value_info(name, float32, [1, 64]) for name in ("image", "out"))
+    product = make.make_node("MatMul", ["image", "weight"], ["out"])
+    graph = make.make_graph([product], "graph", [image], [out], [weight])
+    opset = make.make_opsetid("", 20)
+    monkeypatch.chdir(tmp_path)
+    onnx.save(make.make_model(graph, opset_imports=[opset], ir_version=10), "s.onnx")
+    run_python(block)
+    nodes = onnx.load("s_int8.onnx").graph.node
+    assert "MatMulInteger" in {node.op_type for node in nodes}
+
+
+@runs("OpenVINO: python")
+def test_openvino(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what notes calls in place of OpenVINO, which is not installed."""
+    openvino = MagicMock()
+    monkeypatch.setitem(sys.modules, "openvino", openvino)
+    program = run_python(block, model=ViTAdapter(**WINDOWED).eval())["program"]
+    openvino.convert_model.assert_called_once_with(program)
+    openvino.save_model.assert_called_once_with(openvino.convert_model.return_value, "s.xml")
+    assert not any("vitadapter_fast" in str(node.target) for node in program.graph.nodes)
 
 
 @runs("Any other trainer: python")

@@ -129,6 +129,45 @@ def test_plugin_file_computes_what_the_model_does_with_another_plugin(model, plu
     assert types == 2 * [(np.float32, np.int32, np.int32, np.float32)]
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A model whose convolutions are as wide as those of S, with norms that shift; and its file."""
+    model = smallest_model(conv_inplane=64)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.3)
+            module.running_var.uniform_(0.5, 2.0)
+    path = tmp_path_factory.mktemp("wide") / "model.onnx"
+    export_onnx(model, path, (64, 96))
+    return model, path
+
+
+def test_norms_are_in_the_weights_of_convolutions(wide):
+    model, path = wide
+    graph = onnx.load(path).graph
+    constants = {each.name for each in graph.initializer}
+    assert all(set(each.input[1:]) <= constants for each in graph.node if each.op_type == "Conv")
+    # Each weight is there once.
+    weights = sum(each.nbytes for each in model.state_dict().values())
+    assert path.stat().st_size < 1.05 * weights
+
+
+def test_file_can_be_quantized(wide, tmp_path):
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    model, path = wide
+    target = tmp_path / "int8.onnx"
+    unsigned = quantization.QuantType.QUInt8
+    quantization.quantize_dynamic(path, target, weight_type=unsigned)
+    kinds = {node.op_type for node in onnx.load(target).graph.node}
+    assert {"ConvInteger", "MatMulInteger"} <= kinds and "Conv" not in kinds
+    assert target.stat().st_size < 0.4 * path.stat().st_size
+    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = model(image)
+    got = session_of(target).run(None, {"image": image.numpy()})
+    assert max(max_errors(got, wanted)) < 0.05
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """torch.export sees a whole model, for one size or for all, with our operators in it."""
 
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -70,6 +72,45 @@ def test_saved_program_computes_what_the_model_does(shape, loaded):
     image = torch.randn(shape)
     with torch.no_grad():
         assert max(max_errors(program(image), model(image))) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def decomposed(tmp_path_factory):
+    """Models with every part, and files of their programs in torch's operators alone."""
+    own = {"trunk": "dinov3", "window_attn": False, "injectors": False, "final_norm": True}
+    found = {}
+    for name, overrides in {"dinov2": {}, "dinov3": own}.items():
+        model, path = smallest_model(**overrides), tmp_path_factory.mktemp(name) / "program.pt2"
+        program = export_program(model, None if name == "dinov2" else (96, 320), decompose=True)
+        assert not [node for node in program.graph.nodes if "vitadapter" in str(node.target)]
+        torch.export.save(program, path)
+        found[name] = model, path
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("dinov2", (1, 3, 64, 64)), ("dinov2", (3, 3, 96, 320)), ("dinov3", (1, 3, 96, 320))],
+    ids=str,
+)
+def test_decomposed_program_computes_what_the_model_does(name, shape, decomposed):
+    model, path = decomposed[name]
+    image = torch.randn(shape)
+    with torch.no_grad():
+        program = torch.export.load(path).module()
+        assert max(max_errors(program(image), model(image))) < 1e-5
+
+
+def test_decomposed_program_runs_without_this_library(decomposed):
+    code = f"""
+import sys
+import torch
+program = torch.export.load({str(decomposed["dinov2"][1])!r}).module()
+print(*(tuple(each.shape[2:]) for each in program(torch.rand(1, 3, 64, 96))))
+assert "vitadapter_fast" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "(16, 24) (8, 12) (4, 6) (2, 3)", done.stderr
 
 
 def test_training_mode_is_refused():

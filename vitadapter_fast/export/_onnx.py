@@ -86,6 +86,7 @@ def export_onnx(
             program, opset_version=opset, input_names=["image"], output_names=names, verbose=False
         )
         assert written is not None  # as it is for every ExportedProgram
+        _fold_norms(written)
         for node in written.model.graph:
             node.metadata_props.clear()  # they hold paths of this machine
         if image_size is None:
@@ -98,6 +99,17 @@ def export_onnx(
         found = compare(model, _runner(runnable), sizes, batch)
         runnable.unlink()
         return found
+
+
+def _fold_norms(written: Any) -> None:
+    """Compute the products of constants that torch leaves: of large weights and constant norms.
+
+    Quantizers want weights that are constants.
+    """
+    from onnxscript import optimizer
+
+    optimizer.fold_constants(written.model, should_fold=lambda node: node.op_type == "Mul")
+    optimizer.remove_unused_nodes(written.model)
 
 
 def _name_sizes(written: Any) -> None:

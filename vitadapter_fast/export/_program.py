@@ -11,6 +11,7 @@ from ..images import is_whole
 from ..model import ViTAdapter
 from ..model.grid import SIZE_MULTIPLE
 from ..model.vit import Attention
+from ._decompositions import decompositions, sample_by_gather
 
 MIN_DYNAMIC_SIZE = 2 * SIZE_MULTIPLE
 _TRACED_BATCH = 2
@@ -18,18 +19,25 @@ _TRACED_CELLS = 33  # of 32 pixels
 
 
 def export_program(
-    model: ViTAdapter, image_size: tuple[int, int] | None = None, *, batch: int = 1
+    model: ViTAdapter,
+    image_size: tuple[int, int] | None = None,
+    *,
+    batch: int = 1,
+    decompose: bool = False,
 ) -> ExportedProgram:
     """Trace a model with ``torch.export``; it may be on the meta device.
 
     The operators of this library stay whole: ``import vitadapter_fast`` before
-    ``torch.export.load``, and they run on the fastest backend where the program runs.
+    ``torch.export.load``, and they run on the fastest backend where the program runs. Others than
+    torch do not know them; they take programs with ``decompose``.
 
     Args:
         model: In eval mode.
         image_size: (H, W), multiples of 32, of the only images the program takes. None leaves
             batch, H and W dynamic: any batch, H and W any multiples of 32 from 64 up.
         batch: Images in the batch where ``image_size`` is given.
+        decompose: Whether torch's operators take the place of this library's, as in ONNX files;
+            then the program is slower, and runs without this library.
 
     Returns:
         A program from image, [B, I, H, W] in the dtype and on the device of the model, to four maps
@@ -50,7 +58,8 @@ def export_program(
     cells = [SIZE_MULTIPLE * Dim(name, min=2) for name in ("cells_h", "cells_w")]
     sizes = ({0: Dim("batch", min=1), 2: cells[0], 3: cells[1]},)
     with torch.no_grad():
-        return torch.export.export(model, (image,), dynamic_shapes=sizes if is_dynamic else None)
+        program = torch.export.export(model, (image,), dynamic_shapes=sizes if is_dynamic else None)
+    return program.run_decompositions(decompositions(sample_by_gather)) if decompose else program
 
 
 def check_size(image_size: Sequence[int]) -> tuple[int, int]:
