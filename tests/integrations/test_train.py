@@ -388,6 +388,14 @@ def test_photos_fit_into_the_size_and_vary_in_training_alone() -> None:
 
 def test_boxes_keep_their_precision_under_autocast() -> None:
     detector = build_detector(SMALL_SETTINGS, 2)
+    proposals = []
+    detector.roi_heads.register_forward_pre_hook(lambda module, args: proposals.extend(args[1]))
+    target = {"boxes": torch.tensor([[20.0, 10, 60, 30]]), "labels": torch.tensor([1])}
+    with torch.autocast("cpu", torch.bfloat16):
+        detector([torch.rand(3, 64, 64)], [target])
+    assert [each.dtype for each in proposals] == [torch.float32]
+    anchors = detector.rpn.anchor_generator.cell_anchors
+    assert {each.dtype for each in anchors} == {torch.float32}
     anchor = torch.tensor([[600.3, 500.7, 630.1, 540.9]])
     for part in (detector.rpn, detector.roi_heads):
         codes = torch.zeros(1, 4, dtype=torch.bfloat16)
