@@ -5,6 +5,7 @@
 import subprocess
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -85,11 +86,16 @@ def test_every_operator_has_a_formula() -> None:
 
 
 @pytest.mark.parametrize("op", probes())
-def test_an_operator_is_counted(op: str) -> None:
-    probe = probes()[op].to("cpu", torch.float32)
-    with FlopCounterMode(display=False) as counter:
-        out = probe.run("cpu", *probe.tensors)
-        torch.autograd.backward(out, torch.ones_like(out))
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_an_operator_is_counted_and_computes_the_same(backend: str, op: str) -> None:
+    alone, counted = (probes()[op].to("cpu", torch.float32) for _ in range(2))
+    wanted, got = [], []
+    for probe, results in ((alone, wanted), (counted, got)):
+        with nullcontext() if probe is alone else FlopCounterMode(display=False) as counter:
+            out = probe.run(backend, *probe.tensors)
+            torch.autograd.backward(out, torch.ones_like(out))
+        results += [out, *(each.grad for each in probe.tensors)]
+    assert all(torch.equal(*pair) for pair in zip(got, wanted, strict=True))
     flops, share = EXPECTED[op]
     counts = counts_of(counter)
     assert counts.pop(ours(op)) == flops

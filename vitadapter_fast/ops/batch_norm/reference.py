@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._recording import recording
 from ._call import Call
 
 
@@ -25,7 +26,7 @@ def backward(
 ) -> list[Tensor | None]:
     """Return the gradients of tokens, weight and bias: all of them, in one pass."""
     leaves = [tensor.detach().requires_grad_() for tensor in call[:3]]
-    with torch.enable_grad():
+    with recording():
         out, _, _ = _normalize(call._replace(tokens=leaves[0], weight=leaves[1], bias=leaves[2]))
     tokens, weight, bias = torch.autograd.grad(out, leaves, grad_out)
     return [tokens.contiguous(), weight, bias]  # as the fake promises

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._arguments import pairs
+from .._recording import recording
 from ._call import Call
 
 
@@ -30,7 +31,7 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
     ]
     tokens, weight, bias = leaves
     assert tokens is not None and weight is not None
-    with torch.enable_grad():
+    with recording():
         out = _convolve(tokens, weight, bias, call.grid_hw)
     wanted = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
     grads = iter(torch.autograd.grad(out, wanted, grad_out) if wanted else ())

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._arguments import pairs
+from .._recording import recording
 from ._call import Call
 
 
@@ -28,7 +29,7 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
         tensor.detach().requires_grad_(need)
         for tensor, need in zip((call.value, call.points, call.weights), needs, strict=True)
     ]
-    with torch.enable_grad():
+    with recording():
         value, points, weights = leaves
         out = _attend(value, points, weights, call)
     wanted = [leaf for leaf in leaves if leaf.requires_grad]

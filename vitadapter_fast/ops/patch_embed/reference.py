@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._recording import recording
 from ._call import Call
 
 
@@ -29,7 +30,7 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
     ]
     image, weight, bias, pos_embed = leaves
     assert image is not None and weight is not None and pos_embed is not None
-    with torch.enable_grad():
+    with recording():
         out = _embed(image, weight, bias, pos_embed, call)
     wanted = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
     grads = iter(torch.autograd.grad(out, wanted, grad_out) if wanted else ())

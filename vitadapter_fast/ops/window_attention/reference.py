@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._recording import recording
 from ._call import Call
 
 
@@ -26,7 +27,7 @@ def backward(
 ) -> list[Tensor | None]:
     """Return the gradient of qkv, [B, h * w, 3, M, D]."""
     leaf = call.qkv.detach().requires_grad_()
-    with torch.enable_grad():
+    with recording():
         attended, _ = _attend(call._replace(qkv=leaf))
     (grad,) = torch.autograd.grad(attended, leaf, grad_out)
     return [grad.contiguous()]  # as the fake promises
