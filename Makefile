@@ -11,7 +11,7 @@ demo:  ## features of the packaged photo, as a picture
 
 train-demo:  ## a detector learns blood cells from scratch: scores, loss curve, detections
 	$(PYTHON) -m vitadapter_fast train --data tests/data/bccd --out train_demo --model tiny --size 240x320 \
-	  --epochs 30 --lr 1e-3 --layer-decay 1 --flip both --device cpu
+	  --epochs 30 --lr 1e-3 --layer-decay 1 --flip both --jitter 0 --device cpu
 
 IN_PARALLEL := -q -n 2 --dist loadfile --no-loadscope-reorder
 

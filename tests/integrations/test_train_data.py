@@ -79,6 +79,7 @@ WRONG: dict[str, tuple[Callable[[Content], Any], str]] = {
     "no list": (lambda c: c.pop("images"), "wanted a list 'images', got NoneType"),
     "no photos": (lambda c: (c["images"].clear(), c["annotations"].clear()), "got 0 and 2"),
     "no categories": (lambda c: (c["categories"].clear(), c["annotations"].clear()), "got 2 and 0"),
+    "no boxes": (lambda c: c["annotations"].clear(), "wanted boxes, got none"),
     "no name": (lambda c: c["images"][1].pop("file_name"), r"images\[1\]: wanted file_name of ty"),
     "text as id": (first("annotations", id="1"), r"annotations\[0\]: wanted id of type int, got '"),
     "photo twice": (repeated("images"), "images: id 0 is there twice"),
@@ -137,6 +138,12 @@ def test_wrong_files_are_told(folder: Path, tmp_path: Path) -> None:
     shutil.rmtree(folder / "train")
     with pytest.raises(CommandError, match="train.json: wanted its photos in .*images: no folder"):
         read_folder(folder)
+
+
+def test_mark_of_windows_is_passed_over(folder: Path) -> None:
+    file = folder / "train" / "_annotations.coco.json"
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert len(read_folder(folder)[0]) == 2
 
 
 def test_categories_must_agree(folder: Path) -> None:

@@ -165,7 +165,8 @@ def read_split(
         CommandError: Something is missing or not what it should be; says what.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        # Windows' programs begin a file with a mark.
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise CommandError(f"{file}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
@@ -217,6 +218,8 @@ def read_split(
         )
         if not is_crowd:
             entry.annotations.append(kept[-1])
+    if not kept:
+        raise CommandError(f"{file}: wanted boxes, got none")
     coco = {
         "images": [{"id": e.id, "height": e.hw[0], "width": e.hw[1]} for e in entries.values()],
         "annotations": kept,
