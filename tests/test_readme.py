@@ -57,8 +57,10 @@ def test_what_a_block_imports_of_the_library_is_there(block: Block) -> None:
         # Read, not imported: that may need a framework.
         tree = ast.parse(Path(spec.origin).read_text())
         defined = {getattr(each, "name", "") for each in ast.walk(tree)}
-        constants = (each.targets for each in tree.body if isinstance(each, ast.Assign))
-        defined |= {getattr(each, "id", "") for targets in constants for each in targets}
+        constants = (each for each in tree.body if isinstance(each, (ast.Assign, ast.AnnAssign)))
+        for constant in constants:
+            targets = constant.targets if isinstance(constant, ast.Assign) else [constant.target]
+            defined |= {getattr(each, "id", "") for each in targets}
         assert {alias.name for alias in node.names} <= defined
 
 
