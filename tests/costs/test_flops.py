@@ -215,9 +215,19 @@ def run(code: str) -> str:
 
 @pytest.mark.parametrize(
     "imports",
-    [IMPORT_US + IMPORT_COUNTER, IMPORT_COUNTER + "import vitadapter_fast as vf\n"]
-    + [IMPORT_US + FIND + IMPORT_COUNTER],
-    ids=["we_first", "counter_first", "looked_for_between"],
+    [
+        pytest.param(IMPORT_US + IMPORT_COUNTER, id="we_first"),
+        pytest.param(
+            IMPORT_COUNTER + "import vitadapter_fast as vf\n",
+            id="counter_first",
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(
+            IMPORT_US + FIND + IMPORT_COUNTER,
+            id="looked_for_between",
+            marks=pytest.mark.thorough,
+        ),
+    ],
 )
 def test_counter_is_right_in_any_order_of_imports(imports: str) -> None:
     assert int(run(imports + COUNT)) == 2 * 4 * 8 * 9

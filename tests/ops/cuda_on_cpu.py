@@ -46,6 +46,7 @@ def build(flags: str) -> Path:
                 "CMAKE_INSTALL_PREFIX": folder / "out",
                 "Python_EXECUTABLE": sys.executable,
                 "pybind11_DIR": pybind11.get_cmake_dir(),
+                "VITADAPTER_BINDINGS_OPTIONS": "-O0",
                 "VITADAPTER_CUDA": "on_cpu",
             }
             if "AVX" in torch.backends.cpu.get_cpu_capability():
