@@ -5,6 +5,8 @@
 import subprocess
 import sys
 
+import pytest
+
 FRAMEWORKS = (
     "detectron2", "huggingface_hub", "matplotlib", "mmcv", "mmdet", "mmengine", "mmseg", "onnx",
     "peft", "rich", "segmentation_models_pytorch", "timm", "torchvision", "transformers", "triton",
@@ -29,6 +31,7 @@ print(*sorted(name for name in {FRAMEWORKS} if name in set(sys.modules) - before
     assert run(code).split() == []
 
 
+@pytest.mark.thorough
 def test_import_is_quick_beyond_torch() -> None:
     code = """
 import time

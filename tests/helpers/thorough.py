@@ -21,10 +21,11 @@ THOROUGH = {
         ],
         ".": ["build", "faults", "supply_chain", "toolkits"],
     },
-    # Triton, compiled models, export, benchmarks; and single tests marked as thorough.
+    # Triton, compiled models, export, costs, benchmarks; and single tests marked as thorough.
     "others": {
         "checks": ["info"],
         "commands": ["export_command"],
+        "costs": ["cost", "flops"],
         "export": ["export_onnx", "export_program"],
         "fused": ["touched"],
         "model": ["model_compiled", "model_distributed", "model_random"],
@@ -36,6 +37,7 @@ THOROUGH = {
             *("benchmarks", "benchmarks_clocks", "benchmarks_overhead", "benchmarks_runs"),
             *("concurrency", "determinism", "memory"),
         ],
+        "weights": ["hints"],
     },
 }
 GROUPS = tuple(THOROUGH)
