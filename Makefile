@@ -64,7 +64,7 @@ docs:  ## the site of README, docs/ and docstrings in build/site; a dead link or
 wheel-test:  ## a wheel, and what it does in an environment of its own without a compiler
 	tests/wheel.sh
 
-onedl:  ## the tests with OneDL's mmcv, mmdet and mmseg, in an environment of their own: eleven minutes
+onedl:  ## the tests with OneDL's mmcv, mmdet and mmseg, in an environment of their own; to compile mmcv takes 8 minutes of a core
 	tests/integrations/install.sh build/onedl onedl
 	VITADAPTER_CUDA=0 build/onedl/bin/pip install -q --no-deps .
 	VITADAPTER_FRAMEWORKS=required build/onedl/bin/pytest -q -n 2 --dist loadfile $(addprefix tests/integrations/test_,$(addsuffix .py,mmdet_backbone mmdet_detectors mmdet_recipes mmseg original_configs replace_mmcv))
