@@ -5,10 +5,11 @@
 import inspect
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
+from fake_hub import FakeHub
 from safetensors.torch import load_file, save_file
 from tiny import WINDOWED
 from torch import Tensor
@@ -138,28 +139,6 @@ def test_its_card_states_the_license_of_dinov3(tmp_path: Path) -> None:
     card = ModelCard.load(tmp_path / "README.md")
     assert (card.data.license, card.data.license_name) == ("other", "dinov3-license")
     assert "DINOv3 License" in card.text
-
-
-class FakeHub:
-    """A hub of one repository; it keeps what an upload had."""
-
-    has_card = False
-
-    def __init__(self, token: Any = None) -> None:
-        FakeHub.token = token
-
-    def create_repo(self, repo_id: str, **kwargs: Any) -> Any:
-        FakeHub.created = kwargs
-        return NamedTuple("Url", [("repo_id", str)])(f"me/{repo_id.rpartition('/')[2]}")
-
-    def file_exists(self, repo_id: str, name: str, *, revision: str | None) -> bool:
-        assert (repo_id, name) == ("me/cells", "README.md")
-        return FakeHub.has_card
-
-    def upload_folder(self, *, repo_id: str, folder_path: Path, **kwargs: Any) -> str:
-        FakeHub.files = {each.name: each.read_bytes() for each in Path(folder_path).iterdir()}
-        FakeHub.upload = kwargs
-        return f"https://hub/{repo_id}"
 
 
 @pytest.mark.parametrize("has_card", [False, True])
