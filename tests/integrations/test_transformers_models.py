@@ -76,45 +76,35 @@ def _upernet() -> nn.Module:
     )
 
 
+_SMALL_RT_DETR = {
+    "encoder_in_channels": [WINDOWED["embed_dim"]] * 3,
+    "encoder_hidden_dim": 32,
+    "encoder_ffn_dim": 32,
+    "d_model": 32,
+    "decoder_in_channels": [32] * 3,
+    "decoder_ffn_dim": 32,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 4,
+    "encoder_attention_heads": 4,
+    "num_queries": 5,
+    "num_denoising": 0,
+    "num_labels": 2,
+}
+
+
 def _rt_detr() -> nn.Module:
-    return transformers.RTDetrForObjectDetection(
-        transformers.RTDetrConfig(
-            backbone_config=tiny_config(out_indices=[1, 2, 3]),
-            encoder_in_channels=[WINDOWED["embed_dim"]] * 3,
-            encoder_hidden_dim=32,
-            encoder_ffn_dim=32,
-            d_model=32,
-            decoder_in_channels=[32] * 3,
-            decoder_ffn_dim=32,
-            decoder_layers=2,
-            decoder_attention_heads=4,
-            encoder_attention_heads=4,
-            num_queries=5,
-            num_denoising=0,
-            num_labels=2,
-        )
-    )
+    backbone = tiny_config(out_indices=[1, 2, 3])
+    config = transformers.RTDetrConfig(backbone_config=backbone, **_SMALL_RT_DETR)
+    return transformers.RTDetrForObjectDetection(config)
 
 
 def _d_fine() -> nn.Module:
-    return transformers.DFineForObjectDetection(
-        transformers.DFineConfig(
-            backbone_config=tiny_config(out_indices=[1, 2, 3]),
-            encoder_in_channels=[WINDOWED["embed_dim"]] * 3,
-            encoder_hidden_dim=32,
-            encoder_ffn_dim=32,
-            d_model=32,
-            decoder_in_channels=[32] * 3,
-            decoder_ffn_dim=32,
-            decoder_layers=2,
-            decoder_attention_heads=4,
-            encoder_attention_heads=4,
-            decoder_n_points=[2, 2, 2],
-            num_queries=5,
-            num_denoising=0,
-            num_labels=2,
-        )
+    config = transformers.DFineConfig(
+        backbone_config=tiny_config(out_indices=[1, 2, 3]),
+        decoder_n_points=[2, 2, 2],
+        **_SMALL_RT_DETR,
     )
+    return transformers.DFineForObjectDetection(config)
 
 
 _DETR = {
