@@ -4,7 +4,7 @@
 PYTHON ?= python
 CPP := $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/sanitizers/*.cpp')
 
-.PHONY: demo train-demo test test-all test-rest fuzz sanitize tsan lint docs wheel-test onedl bench gpu gpu-build gpu-test gpu-test-triton gpu-sanitize gpu-bench compiled kernels triton-versions
+.PHONY: demo train-demo test test-all test-rest fuzz sanitize tsan lint docs wheel-test aarch64 onedl bench gpu gpu-build gpu-test gpu-test-triton gpu-sanitize gpu-bench compiled kernels triton-versions
 
 demo:  ## features of the packaged photo, as a picture
 	$(PYTHON) -m vitadapter_fast features
@@ -63,6 +63,9 @@ docs:  ## the site of README, docs/ and docstrings in build/site; a dead link or
 
 wheel-test:  ## a wheel, and what it does in an environment of its own without a compiler
 	tests/wheel.sh
+
+aarch64:  ## the CPU kernels of an ARM processor, under qemu on this one: 17 minutes of a core
+	tests/aarch64.sh
 
 onedl:  ## the tests with OneDL's mmcv, mmdet and mmseg, in an environment of their own; to compile mmcv takes 8 minutes of a core
 	tests/integrations/install.sh build/onedl onedl

@@ -10,7 +10,8 @@
 namespace vitadapter {
 
 // "avx512", "avx2" or "portable": the widest that this processor runs. VITADAPTER_ISA in the
-// environment lowers it (for tests). Kernels whose time is not that of arithmetic stop at avx2.
+// environment lowers it (for tests). Kernels whose time is not that of arithmetic stop at avx2. On
+// aarch64 "neon", of which the portable kernels are there.
 inline const char* cpu_isa() {
 #ifdef VITADAPTER_HAS_AVX2
   static const char* const widest = [] {
@@ -24,8 +25,11 @@ inline const char* cpu_isa() {
     return is_free && __builtin_cpu_supports("avx512f") ? "avx512" : "avx2";
   }();
   return widest;
-#endif
+#elif defined(__aarch64__)
+  return "neon";
+#else
   return "portable";
+#endif
 }
 
 }  // namespace vitadapter
