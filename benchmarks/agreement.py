@@ -40,7 +40,13 @@ MapsOf = Callable[..., list[Tensor]]
 
 
 def check_maps(
-    model: nn.Module, plain: nn.Module, maps_of: MapsOf, image: Tensor, *, is_low: bool
+    model: nn.Module,
+    plain: nn.Module,
+    maps_of: MapsOf,
+    image: Tensor,
+    *,
+    is_low: bool,
+    has_training: bool = True,
 ) -> None:
     """Compare maps in eval and in training, and the gradients of some parameters.
 
@@ -50,6 +56,7 @@ def check_maps(
         maps_of: Called with a module, images and, for float32, ``is_low=False``.
         image: [B, 3, H, W].
         is_low: Whether the contender runs in 16 bits.
+        has_training: Whether there is more to it than maps in eval.
 
     Raises:
         AssertionError: One is further off than it may be, or not a number.
@@ -67,8 +74,9 @@ def check_maps(
         found = [_in_eval(*run, image) for run in runs]
         # After: it moves the running statistics.
         for results, run in zip(found, runs, strict=True):
-            results += _in_training(*run, image, names)
-    maps = [f"map {i} in {mode}" for mode in ("eval", "training") for i in range(4)]
+            results += _in_training(*run, image, names) if has_training else []
+    modes, names = ("eval", "training")[: 1 + has_training], names * has_training
+    maps = [f"map {i} in {mode}" for mode in modes for i in range(4)]
     for name, truth, got, *near in zip([*maps, *names], *found, strict=True):
         allowed = _EXACT if name in maps else _EXACT_GRADIENT
         if near:

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import runtimes
 import torch
 import torch.nn.functional as F
 from agreement import check_maps
@@ -27,6 +28,9 @@ COMPILED, SDPA_COMPILED = f"{PLAIN}, compiled", f"{SDPA}, compiled"
 ORIGINAL, ARITHMETIC = "original code", "its arithmetic alone"
 TIMM, TRANSFORMERS = "timm ViT (no adapter)", "transformers ViT (no adapter)"
 _NOT_CHECKED = (PLAIN, TIMM, TRANSFORMERS, ARITHMETIC)
+FORWARD_ONLY = (ARITHMETIC, runtimes.OPENVINO, runtimes.ONNXRUNTIME)
+# Forward of one size; the file of g would not fit beside the model.
+_IN_RUNTIMES = ("s", "b", "l")
 _PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "linear", "_linear_pointwise", "convolution")
 # torch has one for every library that it calls: flash, efficient, cudnn, for_cpu, ...
 _ATTENTION = ("_scaled_dot_product_", "window_attention")
@@ -48,6 +52,8 @@ def contenders(model: str, scale: str) -> list[str]:
         found += [COMPILED] + [SDPA_COMPILED] * is_gpu
     if scale == "gpu":
         return found
+    if scale == "cpu" and model in _IN_RUNTIMES:
+        found += runtimes.found()
     if find_spec("timm"):
         found.append(TIMM)
     if is_dinov3 and find_spec("transformers"):
@@ -59,10 +65,10 @@ def build(spec: Spec) -> Workload:
     """Return the workload of one contender."""
     name, size, batch = spec.shape["model"], spec.shape["image_hw"], spec.shape["batch"]
     adapter = _adapter(name, spec.device)
-    model, version = _contender(spec.contender, adapter, spec)
+    image = torch.randn(2, batch, 3, *size, device=spec.device)
+    model, version = _contender(spec.contender, adapter, spec, image[0])
     if spec.contender != ARITHMETIC:
         model.to(spec.device)
-    image = torch.randn(2, batch, 3, *size, device=spec.device)
     low = getattr(torch, spec.dtype)
     is_low = low != torch.float32
 
@@ -90,12 +96,14 @@ def build(spec: Spec) -> Workload:
     def check() -> None:
         if spec.contender in _NOT_CHECKED:
             return
-        if spec.contender in (COMPILED, SDPA_COMPILED):  # once for a shape: that of its times
+        # Compiled once for a shape, that of its times.
+        if spec.contender in (COMPILED, SDPA_COMPILED, *FORWARD_ONLY):
             pixels, plain = image[0], Plain(adapter, has_sdpa=True)
         else:
             pixels = torch.randn(2, 3, *_CHECK_HW, device=spec.device)
             plain = Plain(adapter)
-        check_maps(model, plain, maps_of, pixels, is_low=is_low)
+        has_training = spec.contender not in FORWARD_ONLY
+        check_maps(model, plain, maps_of, pixels, is_low=is_low, has_training=has_training)
 
     if spec.contender == ARITHMETIC:
         recorded = Arithmetic()
@@ -108,7 +116,11 @@ def build(spec: Spec) -> Workload:
     moved = {PASSES[0]: total.bytes_moved, PASSES[1]: 3 * total.bytes_moved}
     if spec.contender in (TIMM, TRANSFORMERS, ARITHMETIC):
         flops, moved = {}, {}
-    return Workload(version, check, run, batch, flops, moved, limit="sum")
+    # torch's modules, from which a file was written, are still there beside a runtime.
+    has_own_memory = spec.contender not in FORWARD_ONLY
+    return Workload(
+        version, check, run, batch, flops, moved, limit="sum", has_own_memory=has_own_memory
+    )
 
 
 def _adapter(name: str, device: str) -> ViTAdapter:
@@ -136,7 +148,9 @@ def fill(adapter: ViTAdapter) -> ViTAdapter:
     return adapter
 
 
-def _contender(contender: str, adapter: ViTAdapter, spec: Spec) -> tuple[nn.Module, str]:
+def _contender(
+    contender: str, adapter: ViTAdapter, spec: Spec, image: Tensor
+) -> tuple[nn.Module, str]:
     name = spec.shape["model"]
     if contender in (PLAIN, SDPA, COMPILED, SDPA_COMPILED):
         plain = Plain(adapter, has_sdpa=contender in (SDPA, SDPA_COMPILED))
@@ -151,6 +165,9 @@ def _contender(contender: str, adapter: ViTAdapter, spec: Spec) -> tuple[nn.Modu
         theirs = original.load(Path(os.environ["VITADAPTER_ORIGINAL"]), name)
         theirs.load_state_dict(adapter.state_dict(), strict=True)
         return theirs, "public code"
+    if contender in (runtimes.OPENVINO, runtimes.ONNXRUNTIME):
+        module = runtimes.InRuntime(contender, adapter, image, spec.threads, spec.dtype)
+        return module, runtimes.version(contender)
     if contender == TIMM:
         return _timm(name), metadata.version("timm")
     if contender == TRANSFORMERS:

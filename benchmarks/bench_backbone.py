@@ -4,7 +4,7 @@
 
 from typing import Any
 
-from backbones import ARITHMETIC, PLAIN, SDPA_COMPILED, contenders
+from backbones import FORWARD_ONLY, PLAIN, SDPA_COMPILED, contenders
 from worker import PASSES, Spec
 from workloads import Row
 
@@ -59,7 +59,7 @@ def _rows(names: list[str], device: str, shape: Shape, dtype: str) -> list[Row]:
     rows = []
     for contender in names:
         spec = Spec("backbone", contender, facts, dtype, device)
-        passes = PASSES[:1] if contender == ARITHMETIC else PASSES
+        passes = PASSES[:1] if contender in FORWARD_ONLY else PASSES
         rows += [Row(spec, name, each) for each in passes]
     return rows
 

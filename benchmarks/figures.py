@@ -98,7 +98,8 @@ def throughput(run: Run, clock: str = "eager") -> Figure | None:
         for column, passes in enumerate(dict.fromkeys(result.passes for result in results)):
             found = {(r.shape, r.contender): r for r in results if r.passes == passes}
             _bars(axes[0][column], shapes, names, found, rate)
-            _bars(axes[1][column], shapes, names, found, lambda r: r.facts["peak_bytes"] / 2**30)
+            held = {key: r for key, r in found.items() if r.facts.get("peak_bytes")}
+            _bars(axes[1][column], shapes, names, held, lambda r: r.facts["peak_bytes"] / 2**30)
             axes[0][column].set(title=passes, yscale="log", ylabel="images / s")
             axes[1][column].set(ylabel="peak memory, GiB")
             axes[1][column].tick_params(axis="x", labelrotation=30)

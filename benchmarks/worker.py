@@ -71,6 +71,7 @@ class Workload:
         limit: "larger" of the times for arithmetic and memory, or their "sum", for many steps in a
             row.
         inputs: How many different inputs come in turn by index.
+        has_own_memory: Whether what the process takes is the contender's.
     """
 
     version: str
@@ -81,6 +82,7 @@ class Workload:
     bytes_moved: dict[str, int]
     limit: str = "larger"
     inputs: int = 1
+    has_own_memory: bool = True
 
 
 class Failed(Exception):
@@ -206,6 +208,8 @@ class _Session:
 
         The second not of compiled contenders: hooks could have them compiled anew.
         """
+        if not self.workload.has_own_memory:
+            return {}
         if self.spec.contender.endswith("compiled"):
             self._reset_peak()
             self.run(name)

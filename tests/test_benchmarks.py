@@ -19,10 +19,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import backbones  # noqa: E402
+import bench_backbone  # noqa: E402
 import figures  # noqa: E402
 import gate  # noqa: E402
 import problems  # noqa: E402
 import report  # noqa: E402
+import runtimes  # noqa: E402
 import workloads  # noqa: E402
 from worker import PASSES, Spec  # noqa: E402
 
@@ -59,6 +61,32 @@ def test_backbone_runs(model: str, contender: str) -> None:
     work.run(PASSES[0], 0)
     if contender != backbones.ARITHMETIC:
         work.run(PASSES[1], 0)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("runtime", ["OpenVINO", "onnxruntime"])
+def test_backbone_runs_in_a_runtime(runtime: str) -> None:
+    if runtime not in runtimes.found():
+        pytest.skip(f"{runtime} is not installed")
+    shape = {"model": "s", "image_hw": (64, 96), "batch": 2}
+    spec = Spec("backbone", runtime, shape, threads=1)
+    work = workloads.build(spec)
+    work.check()
+    maps = work.run(PASSES[0], 0)
+    assert [tuple(part.shape[2:]) for part in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    row = next(row for row in bench_backbone.cases("cpu", "cpu") if row.spec.contender == runtime)
+    assert row.passes == PASSES[0]
+
+
+@pytest.mark.thorough
+def test_a_wrong_runtime_fails_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = runtimes.InRuntime.forward
+    wrong = lambda self, image: [1.001 * part for part in right(self, image)]  # noqa: E731
+    monkeypatch.setattr(runtimes.InRuntime, "forward", wrong)
+    shape = {"model": "s", "image_hw": (64, 64), "batch": 1}
+    work = workloads.build(Spec("backbone", "onnxruntime", shape))
+    with pytest.raises(AssertionError, match="map 0 in eval"):
+        work.check()
 
 
 @pytest.mark.parametrize("broken", ["forward", "backward"])
