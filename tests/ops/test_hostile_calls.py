@@ -259,6 +259,8 @@ def check(name: str, backend: str | None, seed: int, some: list[tuple[int, str, 
     if any(name in call and not call[name].isfinite().all() for name in ("value", "weights")):
         # What is outside reads 0 times a pixel inside: which, is each backend's own choice.
         return
+    if name == "dwconv_gelu" and not call["weight"].isfinite().all():
+        return  # likewise: padding times infinity is NaN, or is left out
     wanted = results(op, call, "reference")
     large = float("inf") if name != "dwconv_gelu" else 1e18  # GELU's slope ends at -9e-18, not at 0
     if any((tensor.abs() >= large).any() for tensor in tensors if tensor.is_floating_point()):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -347,6 +348,14 @@ def test_whole_grid_is_torch_attention_without_padding(hw: tuple[int, int], back
     torch.testing.assert_close(got, wanted)
     pair = [torch.autograd.grad(out, qkv, cotangent)[0] for out in (got, wanted)]
     torch.testing.assert_close(*pair)
+
+
+@pytest.mark.parametrize("one", [True, np.int64(1), torch.tensor(1)])
+def test_a_window_size_of_any_integer_type(one: Any) -> None:
+    qkv = torch.randn(1, 6, 3, 2, 4)
+    for backend in ("cpu", "reference"):
+        wanted = window_attention(qkv, (2, 3), 1, backend=backend)
+        assert torch.equal(window_attention(qkv, (2, 3), one, backend=backend), wanted)
 
 
 @pytest.mark.thorough

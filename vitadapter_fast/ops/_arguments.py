@@ -98,12 +98,12 @@ def _integer(op: str, name: str, size: Any) -> int:
     if isinstance(size, torch.SymInt):
         return size  # type: ignore[return-value]
     try:
-        size = index(size)
+        number = int(index(size))  # index leaves True, which torch takes for no size, as it is
     except TypeError:
         raise TypeError(f"{op}: {name} must be integers, got {size!r}") from None
-    if abs(size) > _MAX_INT64:
-        raise ValueError(f"{op}: {name} must be positive sizes of a tensor, got {size}")
-    return size  # type: ignore[no-any-return]
+    if abs(number) > _MAX_INT64:
+        raise ValueError(f"{op}: {name} must be positive sizes of a tensor, got {number}")
+    return number
 
 
 def pairs(flat: list[int]) -> list[tuple[int, int]]:

@@ -46,13 +46,16 @@ def window_attention(
     """
     op = "window_attention"
     check_types(op, backend, qkv=qkv)
-    if window_size is not None and integers(op, "window_size", (window_size,))[0] < 1:
-        raise ValueError(
-            "window_attention: window_size must be 1 token or more, or None for the whole grid, "
-            f"got {window_size}"
-        )
+    side = 0
+    if window_size is not None:
+        (side,) = integers(op, "window_size", (window_size,))
+        if side < 1:
+            raise ValueError(
+                "window_attention: window_size must be 1 token or more, or None for the whole "
+                f"grid, got {window_size}"
+            )
     sizes = integers(op, "hw", hw)
-    out, _ = _forward(qkv, sizes, window_size or 0, backend=backend)
+    out, _ = _forward(qkv, sizes, side, backend=backend)
     return out  # type: ignore[no-any-return]
 
 
