@@ -117,7 +117,7 @@ def build(spec: Spec) -> Workload:
     if spec.contender in (TIMM, TRANSFORMERS, ARITHMETIC):
         flops, moved = {}, {}
     # torch's modules, from which a file was written, are still there beside a runtime.
-    has_own_memory = spec.contender not in FORWARD_ONLY
+    has_own_memory = spec.contender not in (runtimes.OPENVINO, runtimes.ONNXRUNTIME)
     return Workload(
         version, check, run, batch, flops, moved, limit="sum", has_own_memory=has_own_memory
     )
