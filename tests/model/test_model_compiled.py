@@ -96,7 +96,7 @@ def off_by(found: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, floa
     assert len(found) == len(truth)
     pairs = zip(truth.items(), found.values(), strict=True)
     # A bias before a batch norm has a gradient of rounding errors around 0.
-    largest = max(each.double().norm().item() for each in truth.values())
+    largest = max((each.double().norm().item() for each in truth.values()), default=0.0)
     return {
         name: (
             (got.double() - wanted.double()).norm() / (wanted.double().norm() + 1e-4 * largest)
