@@ -7,6 +7,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace vitadapter {
 
 // "avx512", "avx2" or "portable": the widest that this processor runs. VITADAPTER_ISA in the
@@ -29,6 +33,23 @@ inline const char* cpu_isa() {
   return "neon";
 #else
   return "portable";
+#endif
+}
+
+// Whether products of 16 bits take less time than those of float32. Of x86-64 that is AMX, and
+// AMD's AVX512_BF16, whose instruction multiplies twice as many numbers in as many cycles; Intel's
+// takes four times the cycles: 1.37e9 vdpbf16ps a second against 5.5e9 vfmadd231ps (model 207, one
+// core). Of others it is left to torch.
+inline bool has_low_products() {
+#if defined(__x86_64__)
+  unsigned a, b, c, d, brand[3];
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  constexpr unsigned kAmxBf16 = 1u << 22, kAvx512Bf16 = 1u << 5;
+  if (d & kAmxBf16) return true;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & kAvx512Bf16)) return false;
+  return __get_cpuid(0, &a, brand, brand + 2, brand + 1) && !std::memcmp(brand, "AuthenticAMD", 12);
+#else
+  return true;
 #endif
 }
 

@@ -41,7 +41,17 @@ struct Wide<float> {
   static Wide set(float value) { return {_mm512_set1_ps(value)}; }
   static Wide load(const float* from) { return {_mm512_loadu_ps(from)}; }
   void store(float* to) const { _mm512_storeu_ps(to, v); }
+  friend Wide operator+(Wide a, Wide b) { return {_mm512_add_ps(a.v, b.v)}; }
+  friend Wide operator-(Wide a, Wide b) { return {_mm512_sub_ps(a.v, b.v)}; }
+  friend Wide operator*(Wide a, Wide b) { return {_mm512_mul_ps(a.v, b.v)}; }
   static Wide fma(Wide a, Wide b, Wide c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+  static Wide max(Wide a, Wide b) { return {_mm512_max_ps(a.v, b.v)}; }
+  static Wide drop_if_at_most(Wide test, Wide bound, Wide a) {
+    return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test.v, bound.v, _CMP_NLE_UQ), a.v)};
+  }
+  static Wide nearest(Wide a) { return {_mm512_roundscale_ps(a.v, 0)}; }
+  static Wide power_of_2(Wide n) { return {_mm512_scalef_ps(_mm512_set1_ps(1), n.v)}; }
+  static Wide exp(Wide a) { return exp_of(a); }
 };
 
 template <>

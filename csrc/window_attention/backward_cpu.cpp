@@ -22,7 +22,7 @@ using namespace window_attention;
 template <typename C>
 inline void differentiate(C* logits, C* gradients, int64_t count, int64_t width, C padding,
                           C logsumexp) {
-  using V = Vec<C>;
+  using V = LogitVec<C>;
   for (int64_t j = count; j < width; ++j) {
     logits[j] = -std::numeric_limits<C>::infinity();
     gradients[j] = 0;
@@ -39,8 +39,8 @@ inline void differentiate(C* logits, C* gradients, int64_t count, int64_t width,
     }
   }
   const C shares = padding > 0 ? padding * std::exp(-logsumexp) : 0;
-  const C inverse = 1 / (add_lanes(total[0] + total[1]) + shares);
-  const C mean = add_lanes(product[0] + product[1]) * inverse;
+  const C inverse = 1 / (add_lanes<C>(total[0] + total[1]) + shares);
+  const C mean = add_lanes<C>(product[0] + product[1]) * inverse;
   for (int64_t j = 0; j < width; j += V::kLanes) {
     const V probability = V::load(logits + j) * V::set(inverse);
     probability.store(logits + j);

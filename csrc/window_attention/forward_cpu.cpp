@@ -17,7 +17,7 @@ using namespace window_attention;
 // each padding key adds exp(0 - peak) to the sum. NaN reaches the sum by its own numerator.
 template <typename C>
 inline void exponentiate(C* logits, int64_t count, int64_t width, C padding, C* peak, C* sum) {
-  using V = Vec<C>;
+  using V = LogitVec<C>;
   const C lowest = -std::numeric_limits<C>::infinity();
   for (int64_t j = count; j < width; ++j) logits[j] = lowest;
   V most[kTileVecs], total[kTileVecs];
@@ -40,7 +40,7 @@ inline void exponentiate(C* logits, int64_t count, int64_t width, C padding, C* 
       total[v] = total[v] + numerator;
     }
   }
-  *sum = add_lanes(total[0] + total[1]);
+  *sum = add_lanes<C>(total[0] + total[1]);
   if (padding > 0) *sum += padding * std::exp(-*peak);
 }
 

@@ -4,6 +4,8 @@
 // Windows over tasks, and the rows of a window's tokens in and out of memory that kernels multiply.
 #pragma once
 
+#include <type_traits>
+
 #include "common/workers.h"
 #include "window_attention/multiply_cpu.h"
 #include "window_attention/params.h"
@@ -87,9 +89,18 @@ inline Rows<T> dense_rows(const WindowAttentionParams& p, const Window& window, 
   return {data + window.batch * tokens * row + (part * p.heads + window.head) * p.channels, row};
 }
 
+// Of logits: as wide as those of products, where they have an exponential.
+#ifdef VITADAPTER_AVX512
 template <typename C>
-inline C add_lanes(Vec<C> v) {
-  C lane[Vec<C>::kLanes], sum = 0;
+using LogitVec = std::conditional_t<std::is_same_v<C, float>, Wide<C>, Vec<C>>;
+#else
+template <typename C>
+using LogitVec = Vec<C>;
+#endif
+
+template <typename C, typename V>
+inline C add_lanes(V v) {
+  C lane[V::kLanes], sum = 0;
   v.store(lane);
   for (C part : lane) sum += part;
   return sum;
@@ -137,12 +148,24 @@ inline Right<C> pack(const Window& window, Rows<const T> from, int64_t channels,
 template <typename T, typename C>
 inline Right<C> pack_transposed(const Window& window, Rows<const T> from, int64_t channels, C scale,
                                 C* to) {
+  using V = Vec<C>;
   const Right<C> packed{to, kPanel<C>, channels * kPanel<C>};
+  const auto column = [&](int64_t i) { return to + i / kPanel<C> * packed.panel + i % kPanel<C>; };
+  const int64_t tiled_tokens = window.tokens / V::kLanes * V::kLanes,
+                tiled_channels = channels / V::kLanes * V::kLanes;
+  for (int64_t i = 0; i < tiled_tokens; i += V::kLanes) {
+    for (int64_t d = 0; d < tiled_channels; d += V::kLanes) {
+      V tile[V::kLanes];
+      for (int k = 0; k < V::kLanes; ++k)
+        tile[k] = V::load(from.of(window, i + k) + d) * V::set(scale);
+      V::transpose(tile);
+      for (int k = 0; k < V::kLanes; ++k) tile[k].store(column(i) + (d + k) * kPanel<C>);
+    }
+  }
   for (int64_t i = 0; i < window.tokens; ++i) {
     const T* row = from.of(window, i);
-    C* column = to + i / kPanel<C> * packed.panel + i % kPanel<C>;
-    for (int64_t d = 0; d < channels; ++d)
-      column[d * kPanel<C>] = static_cast<C>(to_float(row[d])) * scale;
+    for (int64_t d = i < tiled_tokens ? tiled_channels : 0; d < channels; ++d)
+      column(i)[d * kPanel<C>] = static_cast<C>(to_float(row[d])) * scale;
   }
   return packed;
 }

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..native import extension, tensors
+from ..native import extension, gemm, tensors
 from ..ops import window_attention
 from ..ops._backends import requested
 from ..ops.window_attention import triton
@@ -71,8 +71,10 @@ def global_reason(heads: Tensor) -> str | None:
     """
     if tensors.is_recorded():
         return "a compiler or tracer records it, which knows torch's attention"
-    if not (tensors.is_on_cpu(heads) and heads.dtype == torch.float32):
-        return "torch's is as fast for all but float32 on the CPU"
+    if not tensors.is_on_cpu(heads) or (
+        heads.dtype != torch.float32 and gemm.compute_dtype(heads, heads.dtype) != torch.float32
+    ):
+        return "torch's is as fast for all but products of float32 on the CPU"
     if (name := requested(None)) not in (None, "cpu"):
         return f"{name} was asked for"
     if heads.shape[0] * heads.shape[3] < torch.get_num_threads():

@@ -9,7 +9,13 @@ from torch import Tensor
 from ._choice import touched_reason
 from .attention import attend, by_heads
 from .drop_path import is_dropped, pass_by
-from .linear import dtype_reason, form_of, mode_reason, norm_linear, residual_linear
+from .linear import (
+    dtype_reason,
+    form_of,
+    mode_reason,
+    norm_linear,
+    residual_linear,
+)
 
 
 def unsupported_reason(block: Any, x: Tensor) -> str | None:
@@ -26,8 +32,10 @@ def forward(block: Any, x: Tensor, hw: tuple[int, int], rope: Tensor | None) -> 
         x = pass_by(x, block.norm1, attn, block.gamma1)
     else:
         qkv, x = norm_linear(form, x, block.norm1, attn.qkv)
-        heads = by_heads(attn, qkv, hw, rope)
-        attended = attend(heads, hw, attn.window_size, attn.attn_drop if attn.training else 0.0)
+        with form.autocast:
+            heads = by_heads(attn, qkv, hw, rope)
+            dropout = attn.attn_drop if attn.training else 0.0
+            attended = attend(heads, hw, attn.window_size, dropout)
         x = residual_linear(form, x, attended, attn.proj, gamma=block.gamma1, kept=kept)
 
     kept = block.drop_path.factors(x) if block.drop_path.training else None

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from .. import ops
 from ._choice import touched_reason
-from .linear import dtype_reason, form_of, mode_reason, norm_linear, residual_linear
+from .linear import (
+    dtype_reason,
+    form_of,
+    mode_reason,
+    norm_linear,
+    residual_linear,
+)
 
 
 def unsupported_reason(owner: Any, query: Tensor, feature: Tensor) -> str | None:
@@ -54,5 +60,6 @@ def add_attention(
     )
     offsets = torch.unflatten(offsets, 2, (*heads, 2))
     logits = torch.unflatten(logits, 2, heads)
-    attended = ops.ms_deform_attn_grid(value, level_hw, query_hw, offsets, logits)
+    with form.autocast:
+        attended = ops.ms_deform_attn_grid(value, level_hw, query_hw, offsets, logits)
     return residual_linear(form, query, attended, attn.output_proj, gamma=gamma)

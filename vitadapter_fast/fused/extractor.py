@@ -36,7 +36,9 @@ def forward(extractor: Any, c: Tensor, x: Tensor, grids: Any) -> Tensor:
     form = form_of(c, extractor.ffn_norm.weight)
     hidden, c = norm_linear(form, c, extractor.ffn_norm, ffn.fc1)
     conv = ffn.dwconv.dwconv
-    hidden = dwconv_gelu(hidden, grids.prior_hw, conv.weight, conv.bias)
+    with form.autocast:
+        bias = None if conv.bias is None else conv.bias.to(hidden.dtype)
+        hidden = dwconv_gelu(hidden, grids.prior_hw, conv.weight.to(hidden.dtype), bias)
     # The attention made these tokens, and nobody else has seen them. Only the CPU gains.
     overwrites = tensors.is_on_cpu(c) and not torch.is_grad_enabled()
     return residual_linear(form, c, hidden, ffn.fc2, kept=kept, overwrites=overwrites)

@@ -9,6 +9,7 @@ gradient: with G = grad.T @ rows, the gradient of the weight is gamma * G, that 
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -18,19 +19,29 @@ from torch.autograd.function import once_differentiable
 
 from ..native import extension, gemm, tensors, token_rows
 
+_AS_IS = nullcontext()
+
 
 class Form(NamedTuple):
     """How the linear layers of a box are computed, asked once for all of them.
 
     Attributes:
-        dtype: Of the matrix products.
-        is_ours: Whether kernels of ours normalize and activate: those of float32 on the CPU.
-        is_suited: Whether products are of float32 on the CPU, as ``gemm.linear`` asks.
+        dtype: Of what the layers give.
+        compute: Of the matrix products.
+        wide: Of norms, and of weights until all factors are in them.
+        is_ours: Whether kernels of ours normalize: those of float32 on the CPU.
+        is_suited: Whether products are of float32 on the CPU, as ``gemm.linear`` asks; then our
+            kernels also activate.
+        autocast: Enter it around what runs between the layers: off where products are wider than
+            what it asks for.
     """
 
     dtype: torch.dtype
+    compute: torch.dtype
+    wide: torch.dtype
     is_ours: bool
     is_suited: bool
+    autocast: AbstractContextManager[object]
 
 
 def mode_reason(x: Tensor) -> str | None:
@@ -46,31 +57,50 @@ def mode_reason(x: Tensor) -> str | None:
 
 def dtype_reason(x: Tensor, weight: Tensor) -> str | None:
     """Return why tokens and weights of these dtypes are not multiplied here, or None."""
-    if _product_dtype(x, weight.dtype) is None:
+    if product_dtypes(x, weight) is None:
         return f"the tokens are {x.dtype} and the weights {weight.dtype}"
     return None
 
 
 def form_of(x: Tensor, weight: Tensor) -> Form:
     """Return the form for tokens and weights without a ``dtype_reason``."""
-    dtype = _product_dtype(x, weight.dtype)
-    assert dtype is not None
-    is_ours = (
+    dtypes = product_dtypes(x, weight)
+    assert dtypes is not None
+    asked, compute = dtypes
+    # What nobody keeps for a backward pass is not rounded.
+    dtype = asked if torch.is_grad_enabled() else compute
+    wide = torch.promote_types(weight.dtype, compute)
+    is_plain = (
         type(x) is Tensor
-        and x.dtype == weight.dtype == torch.float32
         and tensors.is_on_cpu(x)
         and x.numel() > 0
         and extension.load()[0] is not None
     )
-    return Form(dtype, is_ours, is_ours and dtype == torch.float32)
+    is_ours, is_suited = is_plain and wide is torch.float32, is_plain and compute is torch.float32
+    autocast = _AS_IS if compute is asked else without_autocast()
+    return Form(dtype, compute, wide, is_ours, is_suited, autocast)
 
 
-def _product_dtype(x: Tensor, wanted: torch.dtype) -> torch.dtype | None:
-    device = x.device.type
+def without_autocast() -> AbstractContextManager[object]:
+    """Switch the autocast of the CPU off in the block."""
+    is_on = torch.is_autocast_enabled("cpu")
+    return torch.autocast("cpu", enabled=False) if is_on else nullcontext()
+
+
+def product_dtypes(x: Tensor, weight: Tensor) -> tuple[torch.dtype, torch.dtype] | None:
+    """Return the dtype of a product of tokens or maps and weights, and that of its arithmetic.
+
+    None where those of the two disagree.
+    """
+    device, wanted = x.device.type, weight.dtype
+    asked = x.dtype
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        low = torch.get_autocast_dtype(device)
-        return low if wanted == torch.float32 and x.dtype in (low, wanted) else None
-    return x.dtype if x.dtype == wanted else None
+        asked = torch.get_autocast_dtype(device)
+        if wanted != torch.float32 or x.dtype not in (asked, wanted):
+            return None
+    elif asked != wanted:
+        return None
+    return asked, gemm.compute_dtype(x, asked) if asked in gemm.LOW else asked
 
 
 def norm_linear(
@@ -128,7 +158,7 @@ def residual_linear(
         overwrites: Whether the result may come in the memory of ``x``, as it does for large images
             where no gradients are recorded.
     """
-    if form.dtype == torch.float16 and gamma is not None:
+    if form.compute == torch.float16 and gamma is not None:
         # In float16 small gammas times weights underflow, and sums without them overflow.
         scale = gamma if kept is None else kept * gamma
         return torch.addcmul(x, scale, layer(_activated(hidden, activation)))
@@ -191,14 +221,15 @@ class _NormLinear(torch.autograd.Function):
         form: Form,
         *parameters: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        weight, bias = _joined(parameters, form.dtype)
+        weight, bias = _joined(parameters, form.compute)
         normalize = token_rows.normalize if form.is_ours else _normalize
-        normalized, mean, rstd = normalize(x, norm_weight, norm_bias, eps)
+        of_norm = norm_weight.to(form.wide), norm_bias.to(form.wide)
+        normalized, mean, rstd = normalize(x.to(form.wide), *of_norm, eps)
         ctx.save_for_backward(x, mean, rstd, norm_weight, norm_bias, *parameters)
         ctx.eps, ctx.form = eps, form
-        rows = normalized.reshape(-1, x.shape[-1]).to(form.dtype)
+        rows = normalized.reshape(-1, x.shape[-1]).to(form.compute)
         ctx.set_materialize_grads(False)
-        out = gemm.linear(rows, weight, bias, is_suited=form.is_suited)
+        out = gemm.linear(rows, weight, bias, is_suited=form.is_suited, dtype=form.dtype)
         # As torch's own products: not a view of what nobody else has, so it may be overwritten.
         return torch.ops.aten._unsafe_view(out, (*x.shape[:-1], weight.shape[0])), x
 
@@ -208,36 +239,40 @@ class _NormLinear(torch.autograd.Function):
         if grad is None:
             return (plus, *[None] * (len(ctx.needs_input_grad) - 1))
         x, mean, rstd, norm_weight, norm_bias, *parameters = ctx.saved_tensors
-        needs, dtype = ctx.needs_input_grad, ctx.form.dtype
+        needs, dtype = ctx.needs_input_grad, ctx.form.compute
         half = len(parameters) // 2
         weights = parameters[:half]
         sizes = [weight.shape[0] for weight in weights]
         grad = _as_matrix(grad, dtype)
 
         grads: list[Tensor | None] = [None, None, None, None, None]
+        inputs = x, norm_weight, norm_bias
+        source, scale, shift = (each.to(ctx.form.wide) for each in inputs)
         normalized: Tensor | None = None
         if any(needs[:3]):
             weight, _ = _joined(parameters, dtype)
-            source = x.to(norm_weight.dtype)
             back = gemm.linear(grad, weight.t()).view(x.shape).to(source.dtype)
-            if token_rows.is_ours(back, x, norm_weight, norm_bias):
+            if token_rows.is_ours(back, source, scale, shift):
+                plus = None if plus is None else plus.to(source.dtype)
                 normalized, *of_norm = token_rows.normalize_backward(
-                    back, x, norm_weight, norm_bias, ctx.eps, plus
+                    back, source, scale, shift, ctx.eps, plus
                 )
                 grads[:3] = back, *of_norm
             else:
                 grads[:3] = torch.ops.aten.native_layer_norm_backward(
-                    back, source, x.shape[-1:], mean, rstd, norm_weight, norm_bias, needs[:3]
+                    back, source, x.shape[-1:], mean, rstd, scale, shift, needs[:3]
                 )
-                grads[0] = None if grads[0] is None else grads[0].to(x.dtype)
                 if plus is not None and grads[0] is not None:
-                    grads[0] += plus
+                    grads[0] = grads[0].to(x.dtype).add_(plus)
+            for i, each in enumerate(inputs):
+                found = grads[i]
+                grads[i] = None if found is None else found.to(each.dtype)
         grad_weights: list[Tensor | None] = [None] * half
         if any(needs[5 : 5 + half]):
             if normalized is None:
-                is_ours = token_rows.is_ours(x, norm_weight)
+                is_ours = token_rows.is_ours(source, scale, shift)
                 normalize = token_rows.normalize if is_ours else _normalize
-                normalized = normalize(x, norm_weight, norm_bias, ctx.eps)[0]
+                normalized = normalize(source, scale, shift, ctx.eps)[0]
             product = gemm.weight_gradient(grad, _as_matrix(normalized, dtype))
             grad_weights = list(torch.split(product.to(weights[0].dtype), sizes))
         grad_biases: list[Tensor | None] = [None] * half
@@ -263,36 +298,45 @@ class _ResidualLinear(torch.autograd.Function):
         overwrites: bool,
     ) -> Tensor:
         ctx.save_for_backward(hidden, weight, bias, gamma, kept)
-        ctx.activation, ctx.form, dtype = activation, form, form.dtype
-        activated = hidden
+        ctx.activation, ctx.form, dtype = activation, form, form.compute
+        activated = hidden.to(dtype)
         if activation != "none":
-            activated, _ = _activate(form.is_ours and dtype == x.dtype, hidden, activation)
-        rows = activated.reshape(-1, weight.shape[1]).to(dtype)
-        scaled = (weight if gamma is None else gamma[:, None] * weight).to(dtype)
-        shift = None if bias is None else (bias if gamma is None else gamma * bias).to(dtype)
-        if kept is None and x.dtype == dtype:
+            activated, _ = _activate(form.is_suited, activated, activation)
+        rows = activated.reshape(-1, weight.shape[1])
+        scaled, shift = weight.to(form.wide), None if bias is None else bias.to(form.wide)
+        if gamma is not None:
+            scaled, shift = gamma[:, None] * scaled, None if shift is None else gamma * shift
+        scaled, shift = scaled.to(dtype), None if shift is None else shift.to(dtype)
+        if kept is None and torch.promote_types(x.dtype, dtype) == dtype:
             plus = x.reshape(-1, x.shape[-1])
             total = gemm.linear(
-                rows, scaled, shift, plus=plus, overwrites=overwrites, is_suited=form.is_suited
+                rows,
+                scaled,
+                shift,
+                plus=plus,
+                overwrites=overwrites,
+                is_suited=form.is_suited,
+                dtype=x.dtype,
             )
             return total.view(x.shape)
         branch = gemm.linear(rows, scaled, shift, is_suited=form.is_suited).view(x.shape)
-        return x + branch if kept is None else torch.addcmul(x, kept.to(x.dtype), branch)
+        total = x + branch if kept is None else torch.addcmul(x, kept.to(x.dtype), branch)
+        return total.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, gamma, kept = ctx.saved_tensors
         needs_x, needs_hidden, needs_weight, needs_bias, needs_gamma = ctx.needs_input_grad[:5]
-        dtype = ctx.form.dtype
+        dtype = ctx.form.compute
         rows = _as_matrix(grad if kept is None else grad * kept, dtype)
 
         back = grad_weight = grad_bias = grad_gamma = None
         if needs_hidden:
-            scaled = _scaled(weight, gamma).to(dtype)
+            scaled = _scaled(weight.to(ctx.form.wide), gamma).to(dtype)
             back = gemm.linear(rows, scaled.t()).view(*grad.shape[:-1], weight.shape[1])
-            back = back.to(hidden.dtype)
-        activated, grad_hidden = _activate(token_rows.is_ours(hidden), hidden, ctx.activation, back)
+        source = hidden.to(dtype)
+        activated, grad_hidden = _activate(token_rows.is_ours(source), source, ctx.activation, back)
         if needs_bias or needs_gamma:
             total = rows.sum(0, dtype=weight.dtype)
             grad_bias = total if gamma is None else gamma * total
@@ -306,7 +350,7 @@ class _ResidualLinear(torch.autograd.Function):
                 grad_weight = _scaled(grad_weight, gamma)
         return (
             grad if needs_x else None,
-            grad_hidden,
+            None if grad_hidden is None else grad_hidden.to(hidden.dtype),
             grad_weight if needs_weight else None,
             grad_bias if needs_bias else None,
             grad_gamma,
@@ -321,7 +365,7 @@ def _normalize(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return normalized tokens, mean and 1 / deviation, by torch."""
-    return torch.native_layer_norm(x.to(weight.dtype), x.shape[-1:], weight, bias, eps)
+    return torch.native_layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
 def _as_matrix(tokens: Tensor, dtype: torch.dtype) -> Tensor:

@@ -30,15 +30,15 @@ def as_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return scale, torch.addcmul(norm.bias, norm.running_mean, scale, value=-1)
 
 
-def folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
+def folded(conv: nn.Conv2d, norm: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
     """Return weight and bias of a convolution without bias and a constant norm after it, or None.
 
     None where the norm is not constant.
     """
     if not is_constant(norm):
         return None
-    scale, shift = as_affine(norm)
-    return conv.weight * scale[:, None, None, None], shift
+    scale, shift = (part.to(dtype) for part in as_affine(norm))
+    return conv.weight.to(dtype) * scale[:, None, None, None], shift
 
 
 def normalize(

@@ -3,6 +3,7 @@
 """The feature pyramid, summed where its largest map lies, with constant norms in the weights."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from ..native import gemm, tensors, token_rows
 from ._choice import touched_reason
+from .linear import product_dtypes, without_autocast
 from .maps import map_to_tokens
 from .norm import as_affine, is_constant, normalize
 from .product import double, is_product, taps
@@ -47,13 +49,18 @@ def forward(model: Any, maps: Sequence[Tensor], vit_maps: Sequence[Tensor]) -> l
         # On the CPU ``_relaid`` is the faster way, and compilers fuse both.
         not (torch.is_grad_enabled() or tensors.is_recorded() or tensors.is_on_cpu(at_4)),
     )
-    first_vit_map = vit_maps[0] if vit_maps else None
-    if _sum_reason(model.up, at_4, at_8) is None:
+    vit_map = vit_maps[0] if vit_maps else None
+    low, wide = product_dtypes(at_8, model.up.weight) or (at_8.dtype, at_8.dtype)
+    if _sum_reason(model.up, at_4, at_8, wide) is None:
         # Nobody else has seen this map, unless by a hook.
-        total = at_4 if touched_reason(model, "spm") is None else at_4.clone()
-        first = _largest(total, at_8, first_vit_map, model.up, norms[0], layout)
+        is_ours = touched_reason(model, "spm") is None
+        total, at_8 = at_4.to(wide, copy=not is_ours), at_8.to(wide)
+        resized = None if vit_map is None else vit_map.to(wide)
+        with nullcontext() if wide is low else without_autocast():
+            first = _largest(total, at_8, resized, model.up, norms[0], layout)
+        first = first.to(low if vit_map is None else torch.promote_types(low, vit_map.dtype))
     else:
-        first = _normalized(_sum(double(at_8, model.up) + at_4, first_vit_map), norms[0], layout)
+        first = _normalized(_sum(double(at_8, model.up) + at_4, vit_map), norms[0], layout)
     rest = [
         _normalized(_sum(level, vit_maps[index] if vit_maps else None), norms[index], layout)
         for index, level in enumerate(maps[1:], 1)
@@ -81,18 +88,18 @@ def _normalized(level: Tensor, norm: nn.Module, layout: _Layout) -> Tensor:
     return torch.addcmul(shift, level, scale, out=out)
 
 
-def _sum_reason(up: nn.Module, at_4: Tensor, at_8: Tensor) -> str | None:
-    """Return why the largest map is not summed where it lies, or None."""
+def _sum_reason(up: Any, at_4: Tensor, at_8: Tensor, wide: torch.dtype) -> str | None:
+    """Return why the largest map is not summed where it lies, in a dtype, or None."""
     if tensors.is_recorded():
         return "a compiler or tracer records it"
     if type(at_4) is not Tensor or not tensors.is_on_cpu(at_4):
         return "only on the CPU it is worth it"
-    if not (at_4.dtype == at_8.dtype == up.weight.dtype in (torch.float32, torch.float64)):
-        return f"it sums float32 or float64, got {at_4.dtype} and {at_8.dtype}"
-    if torch.is_autocast_enabled("cpu"):
-        return "autocast is on"
+    if wide not in (torch.float32, torch.float64):
+        return f"it sums float32 or float64, not {wide}"
     if not is_product(up, nn.ConvTranspose2d, 2):
         return "its transposed convolution is not the original's"
+    if any(torch.promote_types(part.dtype, wide) != wide for part in (at_4, at_8, up.weight)):
+        return f"a map or weight is wider than {wide}"
     if at_4.numel() == 0 or not at_4.is_contiguous(memory_format=torch.channels_last):
         return "the map at 1/4 is empty or lies otherwise in memory"
     return None
@@ -111,13 +118,14 @@ def _largest(
     The map at 1/4 has three quarters of all pixels, and each new buffer of its size costs more than
     the arithmetic on it.
     """
+    weight, bias = up.weight.to(at_4.dtype), up.bias.to(at_4.dtype)
     if is_constant(norm) and not torch.is_grad_enabled():
-        scale, shift = as_affine(norm)
-        weight, bias = up.weight * scale[:, None, None], torch.addcmul(shift, up.bias, scale)
+        scale, shift = (part.to(at_4.dtype) for part in as_affine(norm))
+        weight, bias = weight * scale[:, None, None], torch.addcmul(shift, bias, scale)
         vit_map = None if vit_map is None else vit_map * scale[:, None, None]
         return _relaid(_summed(at_4, scale, at_8, weight, bias, vit_map), layout.memory_format)
-    total = _LargestSum.apply(at_4, at_8, up.weight, up.bias, vit_map)  # type: ignore[no-untyped-call]
-    return _normalized(total, norm, layout)
+    total = _LargestSum.apply(at_4, at_8, weight, bias, vit_map)  # type: ignore[no-untyped-call]
+    return _normalized(total.to(up.weight.dtype), norm, layout)
 
 
 def _summed(

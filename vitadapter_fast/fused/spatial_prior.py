@@ -3,14 +3,17 @@
 """The spatial prior, with constant norms in the convolutions, and its stem in bands on the CPU."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import bands
 from ._choice import NORMS, touched_reason
+from .linear import product_dtypes, without_autocast
 from .maps import map_to_tokens
 from .norm import folded, normalize
 from .product import project
@@ -44,15 +47,19 @@ def unsupported_reason(spm: Any, image: Tensor) -> str | None:
 
 def forward(spm: Any, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return what a ``SpatialPrior`` makes of an image that is channels last."""
-    at_4 = conv_norm_relu(image, spm.stem)
-    at_8 = conv_norm_relu(at_4, spm.conv2)
-    at_16 = conv_norm_relu(at_8, spm.conv3)
-    at_32 = conv_norm_relu(at_16, spm.conv4)
+    low, wide = product_dtypes(image, spm.stem[0].weight) or (image.dtype, image.dtype)
+    with nullcontext() if wide is low else without_autocast():
+        at_4 = conv_norm_relu(image if wide is low else image.to(wide), spm.stem)
+        at_8 = conv_norm_relu(at_4, spm.conv2)
+        at_16 = conv_norm_relu(at_8, spm.conv3)
+        levels = [at_4, at_8, at_16, conv_norm_relu(at_16, spm.conv4)]
+    if wide is not low:
+        levels = [level.to(low) for level in levels]
     return (
-        project(at_4, spm),
-        map_to_tokens(spm.fc2(at_8)),
-        map_to_tokens(spm.fc3(at_16)),
-        map_to_tokens(spm.fc4(at_32)),
+        project(levels[0], spm),
+        map_to_tokens(spm.fc2(levels[1])),
+        map_to_tokens(spm.fc3(levels[2])),
+        map_to_tokens(spm.fc4(levels[3])),
     )
 
 
@@ -67,19 +74,21 @@ def conv_norm_relu(x: Tensor, layers: nn.Sequential) -> Tensor:
     if (
         len(pairs) > 1
         and bands.unsupported_reason(x) is None
-        and (chain := _as_chain(found, pairs)) is not None
+        and (chain := _as_chain(found, pairs, x.dtype)) is not None
     ):
         return bands.in_bands(x, chain)
     for conv, norm in pairs:
-        if (of_conv := folded(conv, norm)) is not None:
+        if (of_conv := folded(conv, norm, x.dtype)) is not None:
             x = F.conv2d(x, *of_conv, conv.stride, conv.padding).relu_()
         else:
-            x = normalize(norm, conv(x), relu=True)
+            # Not by the module: its weight may be narrower than what is computed.
+            x = F.conv2d(x, conv.weight.to(x.dtype), None, conv.stride, conv.padding)
+            x = normalize(norm, x, relu=True)
     return found[-1](x) if isinstance(found[-1], nn.MaxPool2d) else x
 
 
 def _as_chain(
-    layers: Sequence[nn.Module], pairs: Sequence[tuple[Any, Any]]
+    layers: Sequence[nn.Module], pairs: Sequence[tuple[Any, Any]], dtype: torch.dtype
 ) -> list[bands.Layer] | None:
     """Return convolutions with constant norm and ReLU, and a max pool, as a chain; None for others.
 
@@ -87,7 +96,7 @@ def _as_chain(
     """
     chain: list[bands.Layer] = []
     for conv, norm in pairs:
-        if (of_conv := folded(conv, norm)) is None:
+        if (of_conv := folded(conv, norm, dtype)) is None:
             return None
         run = partial(bands.conv_relu, *of_conv, conv.stride)
         chain.append(bands.Layer(run, conv.stride[0], conv.out_channels))

@@ -1,0 +1,192 @@
+# SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+# SPDX-License-Identifier: Apache-2.0
+"""Matrices of 16 bits on the CPU: multiplied as they are, or in float32 where that is faster."""
+
+import copy
+import statistics
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dinov3_cases import dinov3_model
+from torch import Tensor
+
+from vitadapter_fast import ViTAdapter
+from vitadapter_fast.native import extension, gemm
+
+WAYS = ("autocast", "module")
+LOW = (torch.bfloat16, torch.float16)
+MODELS: dict[str, Callable[[Any], ViTAdapter]] = {
+    "dinov2": lambda tiny: tiny(drop_path_rate=0.0),
+    "dinov3": lambda tiny: dinov3_model(injectors=True, drop_path_rate=0.0),
+    "DINOv3's adapter": lambda tiny: dinov3_model(drop_path_rate=0.0),
+}
+Tiny = Callable[..., ViTAdapter]
+# A box without low products, and with: whatever the processor.
+SIDES = ("float32", "low")
+
+
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """Return the dtypes of the matrices that are multiplied on the CPU from now on."""
+    seen: list[torch.dtype] = []
+    product, linear = gemm._product, gemm.F.linear
+
+    def watched(rows: Tensor, *args: Any) -> Tensor:
+        seen.append(rows.dtype)
+        return product(rows, *args)
+
+    def watched_linear(rows: Tensor, *args: Any) -> Tensor:
+        seen.append(rows.dtype)
+        return linear(rows, *args)
+
+    monkeypatch.setattr(gemm, "_product", watched)
+    monkeypatch.setattr(gemm.F, "linear", watched_linear)
+    return seen
+
+
+def choose(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemm, "_has_low_products", lambda: side == "low")
+
+
+def run(
+    model: ViTAdapter, image: Tensor, low: torch.dtype | None, *, training: bool
+) -> dict[str, Tensor]:
+    """Return maps, and in training the gradients of the parameters."""
+    model.train(training)
+    with (
+        nullcontext() if training else torch.no_grad(),
+        torch.autocast("cpu", low or torch.bfloat16, enabled=low is not None),
+    ):
+        maps = model(image)
+    found = {f"map {i}": part.detach() for i, part in enumerate(maps)}
+    if training:
+        generator = torch.Generator().manual_seed(1)
+        cotangents = [torch.randn(part.shape, generator=generator).to(part.dtype) for part in maps]
+        torch.autograd.backward(maps, cotangents)
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                found[name] = parameter.grad
+    return found
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
+@pytest.mark.parametrize("low", LOW, ids=str)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", MODELS)
+def test_wider_products_change_no_dtype_and_err_no_more(
+    name: str,
+    way: str,
+    low: torch.dtype,
+    training: bool,
+    tiny: Tiny,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = MODELS[name](tiny)
+    image = torch.randn(2, 3, 64, 96)
+    # The same weights: to round them may turn the sign of what a ReLU sees.
+    dtype = low if way == "module" else torch.float32
+    exact = copy.deepcopy(model).to(dtype).double()
+    truth = run(exact, image.to(dtype).double(), None, training=training)
+    found = {}
+    for side in SIDES:
+        choose(side, monkeypatch)
+        mine = copy.deepcopy(model)
+        if way == "module":
+            found[side] = run(mine.to(low), image.to(low), None, training=training)
+        else:
+            found[side] = run(mine, image, low, training=training)
+    wide, narrow = (found[side] for side in SIDES)
+    assert wide.keys() == narrow.keys() == truth.keys()
+    ratios, eps = [], torch.finfo(low).eps
+    for key, right in truth.items():
+        assert wide[key].dtype == narrow[key].dtype, key
+        assert wide[key].stride() == narrow[key].stride(), key
+        by_wide, by_narrow = (torch.dist(side[key].double(), right) for side in (wide, narrow))
+        if key.startswith("map"):
+            assert by_wide <= 1.05 * by_narrow + eps / 8 * right.norm(), key
+        else:
+            # Of one tensor this says little: rounding moves points into another pixel.
+            assert by_wide <= 4 * by_narrow + 0.1 * right.norm() + 1e-3, key
+            floor = eps * right.norm() + 1e-3
+            ratios.append(((by_wide + floor) / (by_narrow + floor)).item())
+    assert not ratios or statistics.median(ratios) <= 1.1
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("side", SIDES)
+def test_every_product_is_of_the_dtype_that_is_faster(
+    side: str,
+    way: str,
+    training: bool,
+    products: list[torch.dtype],
+    tiny: Tiny,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if extension.unavailable_reason() is not None:
+        pytest.fail("the extension is not there")
+    choose(side, monkeypatch)
+    model, image = tiny(drop_path_rate=0.0), torch.randn(1, 3, 64, 96)
+    if way == "module":
+        run(model.bfloat16(), image.bfloat16(), None, training=training)
+    else:
+        run(model, image, torch.bfloat16, training=training)
+    wanted = torch.float32 if side == "float32" else torch.bfloat16
+    # What our own copies of a projection in float32 are: none.
+    assert len(products) > 20 and products.count(wanted) == len(products)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_what_training_keeps_is_as_narrow_as_it_was(
+    side: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose(side, monkeypatch)
+    block = tiny(drop_path_rate=0.0).blocks[0]
+    x = torch.randn(1, 24, block.attn.qkv.in_features, requires_grad=True)
+    kept: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
+        block(x, (4, 6), None)
+    widest = max((part for part in kept if part.dtype == torch.float32), key=Tensor.numel)
+    # Hidden features, of the MLP and of the heads, are kept in 16 bits.
+    assert widest.numel() <= max(x.numel(), *(part.numel() for part in block.parameters()))
+
+
+def test_this_processor_is_asked_what_it_has() -> None:
+    module, _ = extension.load()
+    if module is None:
+        pytest.fail("the extension is not there")
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    if "flags" not in text:
+        return  # no x86-64, or not Linux
+    has_amd = "AuthenticAMD" in text and "avx512_bf16" in text
+    assert module.has_low_products() == ("amx_bf16" in text or has_amd)
+
+
+@pytest.mark.parametrize("low", LOW, ids=str)
+def test_products_keep_the_dtype_of_their_matrices(
+    low: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose("float32", monkeypatch)
+    rows, weight = torch.randn(70, 40).to(low), torch.randn(30, 40).to(low)
+    bias, plus = torch.randn(30).to(low), torch.randn(70, 30).to(low)
+    right = rows.double() @ weight.double().t() + bias.double() + plus.double()
+    got = gemm.linear(rows, weight, bias, plus=plus)
+    assert got.dtype == low
+    assert (got.double() - right).abs().max() <= torch.finfo(low).eps * right.abs().max()
+    grad = gemm.weight_gradient(plus, rows)
+    right = plus.double().t() @ rows.double()
+    assert grad.dtype == low
+    assert (grad.double() - right).abs().max() <= torch.finfo(low).eps * right.abs().max()
