@@ -38,8 +38,8 @@ _ATTENTION = ("_scaled_dot_product_", "window_attention")
 _CHECK_HW = (32, 256)
 
 
-def contenders(model: str, scale: str) -> list[str]:
-    """Return what is compared for a preset."""
+def contenders(model: str, scale: str, dtype: str = "float32") -> list[str]:
+    """Return what is compared for a preset in a dtype; on the CPU autocast makes it bfloat16."""
     if scale == "cpu_sizes":
         return [OURS]
     is_gpu = scale.startswith("gpu")
@@ -53,12 +53,13 @@ def contenders(model: str, scale: str) -> list[str]:
     if scale == "gpu":
         return found
     if scale == "cpu" and model in _IN_RUNTIMES:
-        found += runtimes.found()
+        found += runtimes.found(dtype)
     if find_spec("timm"):
         found.append(TIMM)
     if is_dinov3 and find_spec("transformers"):
         found.append(TRANSFORMERS)
-    return [*found, ARITHMETIC]
+    # In 16 bits its size depends on how it is done.
+    return [*found, ARITHMETIC] if dtype == "float32" else found
 
 
 def build(spec: Spec) -> Workload:

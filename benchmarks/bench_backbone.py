@@ -31,6 +31,8 @@ SIZES: dict[str, list[Shape]] = {
     ],
     "gpu_full": [(name, hw, batch) for name in "sblg" for hw in GPU_SIZES for batch in (1, 2, 8)],
 }
+# Of scale cpu, in bfloat16 as well.
+LOW: list[Shape] = [("s", (512, 512), 1), ("b", (512, 512), 1), ("dinov3-s", (512, 512), 1)]
 # What scale gpu has room for: float32 at one size; a compiler at one shape that waits for the host,
 # and at one that does not.
 FLOAT32: list[Shape] = [("s", (1024, 1024), 1), ("b", (1024, 1024), 1)]
@@ -40,16 +42,21 @@ COMPILED: list[Shape] = [("s", (1024, 1024), 1), ("b", (1024, 1024), 8)]
 def cases(scale: str, device: str) -> list[Row]:
     found = []
     for shape in SIZES[scale]:
-        for dtype in ("bfloat16", "float32") if device == "cuda" else ("float32",):
-            if dtype == "float32" and scale == "gpu" and shape not in FLOAT32:
-                continue
-            names = contenders(shape[0], scale)
+        for dtype in _dtypes(scale, shape, device):
+            names = contenders(shape[0], scale, dtype)
             if scale == "gpu" and shape[1] != (1024, 1024):
                 names.remove(PLAIN)  # with SDPA it is the faster one
             if scale == "gpu" and dtype == "bfloat16" and shape in COMPILED:
                 names.append(SDPA_COMPILED)
             found += _rows(names, device, shape, dtype)
     return found
+
+
+def _dtypes(scale: str, shape: Shape, device: str) -> tuple[str, ...]:
+    if device == "cuda":
+        is_left_out = scale == "gpu" and shape not in FLOAT32
+        return ("bfloat16",) if is_left_out else ("bfloat16", "float32")
+    return ("float32", "bfloat16") if scale == "cpu" and shape in LOW else ("float32",)
 
 
 def _rows(names: list[str], device: str, shape: Shape, dtype: str) -> list[Row]:

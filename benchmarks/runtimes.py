@@ -21,11 +21,12 @@ _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 Run = Callable[[Tensor], list[Tensor]]
 
 
-def found() -> list[str]:
-    """Return the runtimes that can be imported here; all need what writes the file."""
+def found(dtype: str) -> list[str]:
+    """Return the runtimes of a dtype that can be imported here; all need what writes the file."""
     if not all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
         return []
-    return [name for name in (OPENVINO, ONNXRUNTIME) if find_spec(name.lower())]
+    names = (OPENVINO, ONNXRUNTIME) if dtype == "float32" else (OPENVINO,)
+    return [name for name in names if find_spec(name.lower())]
 
 
 def version(name: str) -> str:

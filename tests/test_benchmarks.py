@@ -66,7 +66,7 @@ def test_backbone_runs(model: str, contender: str) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("runtime", ["OpenVINO", "onnxruntime"])
 def test_backbone_runs_in_a_runtime(runtime: str) -> None:
-    if runtime not in runtimes.found():
+    if runtime not in runtimes.found("float32"):
         pytest.skip(f"{runtime} is not installed")
     shape = {"model": "s", "image_hw": (64, 96), "batch": 2}
     spec = Spec("backbone", runtime, shape, threads=1)
@@ -271,7 +271,9 @@ def test_gate_passes_what_is_within_15_percent_and_names_the_rest() -> None:
 
 
 def test_gate_allows_more_on_processors_it_does_not_know() -> None:
-    kept = {"old": {"a forward": 0.5, "b forward": 0.2}, "new": {"a forward": 0.4}}
+    of_old = {"a forward": 0.5, "b forward": 0.2, "b bfloat16 forward": 0.1}
+    kept = {"old": of_old, "new": {"a forward": 0.4}}
+    assert gate.references(kept, "old") == (of_old, gate.LOSS)
     b = 0.2 * gate.OTHER_PROCESSOR / gate.LOSS
     assert gate.references(kept, "new") == ({"a forward": 0.4, "b forward": b}, gate.LOSS)
     wanted = {"a forward": 0.5, "b forward": 0.2}
@@ -291,14 +293,14 @@ class _Processes:
 
 
 def test_gate_tries_again_what_seems_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "RIVALS", {"a": ({}, "torch"), "b": ({}, "torch")})
+    monkeypatch.setattr(gate, "ROWS", ["a", "b", "b bfloat16"])
     allowed = {"a forward": 0.5, "b forward": 0.5}
     processes: Any = _Processes([0.7, 0.4, *[0.6] * gate._TRIES])
     assert gate.compare(processes, allowed) == {"a forward": 0.4, "b forward": 0.6}
 
 
 def test_gate_knows_every_operator_of_the_library() -> None:
-    wanted = {f"{name} {each}" for name in gate.RIVALS for each in PASSES}
+    wanted = {f"{row} {each}" for row in gate.ROWS for each in PASSES}
     assert set().union(*json.loads(gate.FILE.read_text()).values()) == wanted
     packets = vars(torch.ops.vitadapter_fast).values()
     operators = {packet.__name__ for packet in packets if hasattr(packet, "default")}

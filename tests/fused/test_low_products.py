@@ -49,7 +49,7 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
 
 
 def choose(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gemm, "_has_low_products", lambda: side == "low")
+    monkeypatch.setattr(gemm, "has_low_products", lambda: side == "low")
 
 
 def run(

@@ -7,7 +7,7 @@ from importlib import metadata
 
 import torch
 
-from ..native import cuda_device, extension
+from ..native import cuda_device, extension, gemm
 from ..version import __version__
 
 
@@ -26,6 +26,9 @@ def facts() -> dict[str, str]:
     }
     if build:
         result["CPU instruction set"] = str(build["cpu_isa"])
+        result["16 bits on the CPU"] = (
+            "multiplied as they are" if gemm.has_low_products() else "multiplied in float32: faster"
+        )
         result["CUDA kernels"] = cuda_device.cuda_unavailable_reason() or (
             f"built for {cuda_device.archs(build)} by nvcc {build['cuda_compiler']}"
         )

@@ -264,9 +264,7 @@ class _NormLinear(torch.autograd.Function):
                 )
                 if plus is not None and grads[0] is not None:
                     grads[0] = grads[0].to(x.dtype).add_(plus)
-            for i, each in enumerate(inputs):
-                found = grads[i]
-                grads[i] = None if found is None else found.to(each.dtype)
+            grads[:3] = map(_as, grads[:3], inputs)
         grad_weights: list[Tensor | None] = [None] * half
         if any(needs[5 : 5 + half]):
             if normalized is None:
@@ -277,7 +275,8 @@ class _NormLinear(torch.autograd.Function):
             grad_weights = list(torch.split(product.to(weights[0].dtype), sizes))
         grad_biases: list[Tensor | None] = [None] * half
         if any(needs[5 + half :]):
-            grad_biases = list(torch.split(grad.sum(0, dtype=weights[0].dtype), sizes))
+            total = grad.sum(0, dtype=ctx.form.wide).to(weights[0].dtype)
+            grad_biases = list(torch.split(total, sizes))
         return (*grads, *grad_weights, *grad_biases)
 
 
@@ -328,21 +327,21 @@ class _ResidualLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, gamma, kept = ctx.saved_tensors
         needs_x, needs_hidden, needs_weight, needs_bias, needs_gamma = ctx.needs_input_grad[:5]
-        dtype = ctx.form.compute
+        dtype, wide = ctx.form.compute, ctx.form.wide
         rows = _as_matrix(grad if kept is None else grad * kept, dtype)
+        weight = weight.to(wide)
 
         back = grad_weight = grad_bias = grad_gamma = None
         if needs_hidden:
-            scaled = _scaled(weight.to(ctx.form.wide), gamma).to(dtype)
+            scaled = _scaled(weight, gamma).to(dtype)
             back = gemm.linear(rows, scaled.t()).view(*grad.shape[:-1], weight.shape[1])
         source = hidden.to(dtype)
-        activated, grad_hidden = _activate(token_rows.is_ours(source), source, ctx.activation, back)
+        activated, back = _activate(token_rows.is_ours(source), source, ctx.activation, back)
         if needs_bias or needs_gamma:
-            total = rows.sum(0, dtype=weight.dtype)
+            total = rows.sum(0, dtype=wide)
             grad_bias = total if gamma is None else gamma * total
         if needs_weight or needs_gamma:
-            product = gemm.weight_gradient(rows, _as_matrix(activated, dtype))
-            grad_weight = product.to(weight.dtype)
+            grad_weight = gemm.weight_gradient(rows, _as_matrix(activated, dtype)).to(wide)
             if gamma is not None:
                 if needs_gamma:
                     grad_gamma = torch.linalg.vecdot(grad_weight, weight)
@@ -350,15 +349,20 @@ class _ResidualLinear(torch.autograd.Function):
                 grad_weight = _scaled(grad_weight, gamma)
         return (
             grad if needs_x else None,
-            None if grad_hidden is None else grad_hidden.to(hidden.dtype),
-            grad_weight if needs_weight else None,
-            grad_bias if needs_bias else None,
-            grad_gamma,
+            _as(back, hidden),
+            _as(grad_weight, ctx.saved_tensors[1]) if needs_weight else None,
+            _as(grad_bias, bias) if needs_bias else None,
+            _as(grad_gamma, gamma),
             None,
             None,
             None,
             None,
         )
+
+
+def _as(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
+    """Return a gradient in the dtype of its tensor."""
+    return grad if grad is None or like is None else grad.to(like.dtype)
 
 
 def _normalize(

@@ -38,7 +38,7 @@ LOW = (torch.bfloat16, torch.float16)
 
 
 @cache
-def _has_low_products() -> bool:
+def has_low_products() -> bool:
     """Return whether this processor multiplies 16 bits faster than float32."""
     module, _ = extension.load()
     return module is None or bool(module.has_low_products())
@@ -49,7 +49,7 @@ def compute_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
 
     Wider than ``dtype`` where that is faster; sums are of float32 in any case.
     """
-    if dtype not in LOW or not tensors.is_on_cpu(tensor) or _has_low_products():
+    if dtype not in LOW or not tensors.is_on_cpu(tensor) or has_low_products():
         return dtype
     return dtype if tensors.is_recorded() or type(tensor) not in _PLAIN else torch.float32
 
