@@ -18,7 +18,7 @@ from ..model.pyramid import feature_pyramid
 from ..ops import backend
 from .tolerance import share
 
-_GRIDS = grids_of(torch.empty(1, 3, 64, 64, device="meta"))
+_GRIDS = grids_of(torch.empty(1, 3, 64, 64, dtype=torch.float32, device="meta"))
 
 
 class Box(NamedTuple):
@@ -126,7 +126,10 @@ def check_box(box: Box, *, is_training: bool) -> float:
         if not is_training:
             return outs
         generator = torch.Generator().manual_seed(1)
-        cotangents = [torch.randn(each.shape, generator=generator).to(each) for each in outs]
+        cotangents = [
+            torch.randn(each.shape, generator=generator, dtype=torch.float32).to(each)
+            for each in outs
+        ]
         leaves = [*inputs, *(each for each in model.parameters())]
         grads = torch.autograd.grad(outs, leaves, cotangents, allow_unused=True)
         return [each.detach() for each in (*outs, *grads) if each is not None]

@@ -148,11 +148,11 @@ def _with_function(path: Path, opset: int) -> Path:
 
     B, S, M, D, Q, L, P = 2, 20, 3, 4, 5, 2, 6
     example = {
-        "value": torch.empty(B, S, M, D),
+        "value": torch.empty(B, S, M, D, dtype=torch.float32),
         "level_hw": torch.tensor([[4, 4], [2, 2]], dtype=torch.int32),
         "level_start": torch.tensor([0, 16], dtype=torch.int32),
-        "locations": torch.empty(B, Q, M, L, P, 2),
-        "weights": torch.empty(B, Q, M, L, P),
+        "locations": torch.empty(B, Q, M, L, P, 2, dtype=torch.float32),
+        "weights": torch.empty(B, Q, M, L, P, dtype=torch.float32),
     }
     example = {name: each.cpu() for name, each in example.items()}
     auto = torch.export.Dim.AUTO

@@ -50,7 +50,8 @@ def compare(
     found = []
     for size in sizes:
         generator = torch.Generator().manual_seed(0)
-        image = torch.randn(batch, model.in_chans, *size, generator=generator, device="cpu")
+        shape = batch, model.in_chans, *size
+        image = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
         image = image.to(weight.device, weight.dtype)
         with torch.no_grad(), exact_products():
             wanted, got = model(image), list(run(image))

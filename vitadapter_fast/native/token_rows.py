@@ -146,7 +146,8 @@ def _kept(use: str, numel: int) -> Tensor:
     found: Tensor | None = getattr(_buffers, use, None)
     if found is None or found.numel() < numel:
         with torch.inference_mode(False):
-            found = torch.empty(numel, device="cpu")  # whatever torch's default is
+            # Whatever torch's defaults are: of another dtype it would be too short.
+            found = torch.empty(numel, dtype=torch.float32, device="cpu")
         if found.nbytes <= _KEPT_BYTES:
             setattr(_buffers, use, found)
     return found[:numel]

@@ -27,7 +27,7 @@ Lower = Callable[[torch.dtype, Sequence[Any]], Sequence[Any]]
 def _plain_keys() -> int:
     """Return the dispatch keys that a tensor may have, as bits; 0 where torch no longer tells."""
     try:
-        keys = _C._dispatch_keys(torch.empty(0, device="cpu"))
+        keys = _C._dispatch_keys(torch.empty(0, dtype=torch.float32, device="cpu"))
         names = [f"{kind}{device}" for device in _DEVICES for kind in ("", "Autograd", "Autocast")]
         for name in ("ADInplaceOrView", *names):
             keys = keys.add(getattr(_C.DispatchKey, name))

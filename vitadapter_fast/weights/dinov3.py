@@ -190,7 +190,7 @@ def _zero_biases(tensors: Mapping[str, Weight], state: Container[str]) -> dict[s
     for name, weight in tensors.items():
         bias = f"{name.removesuffix('.weight')}.bias"
         if name.endswith(".attn.qkv.weight") and bias in state and weight.dim() == 2:
-            zeros[bias] = torch.zeros(weight.shape[0])
+            zeros[bias] = torch.zeros(weight.shape[0], dtype=torch.float32)
     return zeros
 
 

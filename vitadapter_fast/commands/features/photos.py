@@ -188,7 +188,8 @@ def to_tensor(photos: Iterable[Photo]) -> Tensor:
     """Return photos of one size normalized as DINOv2 expects, [B, 3, H, W], float32."""
     pixels = torch.from_numpy(np.stack([photo.pixels for photo in photos]))
     image = pixels.permute(0, 3, 1, 2).float() / 255
-    return (image - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    mean, std = (torch.tensor(each, dtype=image.dtype).view(3, 1, 1) for each in (MEAN, STD))
+    return (image - mean) / std
 
 
 def open_photo(path: Path, declared_range: tuple[float, float] | None = None) -> Image.Image:

@@ -102,11 +102,14 @@ class Split(Dataset[Photo | CommandError]):
         boxes[:, 2:] += boxes[:, :2]
         target = {
             "boxes": boxes,
-            "labels": torch.tensor([labels[each["category_id"]] for each in own]).long(),
+            "labels": torch.tensor(
+                [labels[each["category_id"]] for each in own], dtype=torch.int64
+            ),
         }
         if self.has_masks:
             masks = [_mask(each["segmentation"], entry.hw) for each in own]
-            target["masks"] = torch.stack(masks) if masks else torch.zeros(0, *entry.hw).byte()
+            none = torch.zeros(0, *entry.hw, dtype=torch.uint8)
+            target["masks"] = torch.stack(masks) if masks else none
         return Photo(entry.id, torch.from_numpy(pixels.transpose(2, 0, 1).copy()), target)
 
 
@@ -240,7 +243,7 @@ def vary(photo: Photo, flip: str) -> Photo:
     """
     image, target = photo.image.float() / 255, dict(photo.target)
     H, W = image.shape[1:]
-    draws = torch.rand(4).tolist()
+    draws = torch.rand(4, dtype=torch.float32).tolist()
     axes = {"horizontal": [2], "both": [2, 1], "none": []}[flip]
     for axis, draw in zip(axes, draws, strict=False):
         if draw < 0.5:

@@ -145,7 +145,7 @@ class _FitInto(GeneralizedRCNNTransform):  # type: ignore[misc]
         H, W = image.shape[-2:]
         scale = min(self.hw[0] / H, self.hw[1] / W)
         if self.training:
-            scale *= 1 + self.jitter * (2 * torch.rand(()).item() - 1)
+            scale *= 1 + self.jitter * (2 * torch.rand((), dtype=torch.float32).item() - 1)
         hw = [max(1, round(side * scale)) for side in (H, W)]
         image = functional.interpolate(image[None], hw, mode="bilinear", antialias=True)[0]
         if target is not None:
