@@ -282,7 +282,8 @@ PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
   using py::literals::operator""_a;
   module.doc() = "Compiled kernels of vitadapter_fast; call them through vitadapter_fast.ops.";
   module.def("build_info", &build_info, "Facts of this build.");
-  module.def("has_low_products", &has_low_products);
+  module.def(
+      "has_low_products", [](int dtype) { return has_low_products(dtype_of(dtype)); }, "dtype"_a);
   module.def("prefer_huge_pages", &prefer_huge_pages, "begin"_a, "bytes"_a);
   module.def("prefer_huge_pages_next", &prefer_huge_pages_next, "bytes"_a);
   def_ms_deform_attn<ms_deform_attn_forward_cpu>(module, "ms_deform_attn_forward_cpu");

@@ -47,7 +47,7 @@ def model_kwargs(size: str, **overrides: Any) -> dict[str, Any]:
 def vit_adapter(
     size: str, pretrained: str | os.PathLike[str] | None = None, **overrides: Any
 ) -> ViTAdapter:
-    """Build a published model, in training mode, in the default dtype on the default device.
+    """Build a published model, in training mode, of the default dtype and device.
 
     Args:
         size: "s", "b", "l" or "g", on DINOv2; or "dinov3-s" and so on, for which see
@@ -71,7 +71,7 @@ def vit_adapter_dinov3(
     injectors: bool = False,
     **overrides: Any,
 ) -> ViTAdapter:
-    """Build an adapter on a DINOv3 ViT, in training mode, in the default dtype on the default device.
+    """Build an adapter on a DINOv3 ViT, in training mode, of the default dtype and device.
 
     Args:
         size: "s", "s+", "b", "l", "h+" or "7b", as published; "t" for ViTs of 192 channels.

@@ -11,6 +11,8 @@
 #include <cpuid.h>
 #endif
 
+#include "common/dtype.h"
+
 namespace vitadapter {
 
 // "avx512", "avx2" or "portable": the widest that this processor runs. VITADAPTER_ISA in the
@@ -36,19 +38,29 @@ inline const char* cpu_isa() {
 #endif
 }
 
-// Whether products of 16 bits take less time than those of float32. Of x86-64 that is AMX, and
-// AMD's AVX512_BF16, whose instruction multiplies twice as many numbers in as many cycles; Intel's
-// takes four times the cycles: 1.37e9 vdpbf16ps a second against 5.5e9 vfmadd231ps (model 207, one
-// core). Of others it is left to torch.
-inline bool has_low_products() {
+// Whether products of bfloat16, or of float16, take less time than those of float32. Of x86-64
+// those of AMX do, and AMD's AVX512_BF16, whose instruction multiplies twice as many numbers in as
+// many cycles. Intel's takes four times the cycles: 1.37e9 vdpbf16ps a second against 5.5e9
+// vfmadd231ps (model 207, one core). Of other processors torch knows.
+inline bool has_low_products(DType dtype) {
 #if defined(__x86_64__)
-  unsigned a, b, c, d, brand[3];
+  if (dtype != DType::kBFloat16 && dtype != DType::kFloat16) return true;
+  const bool is_bfloat16 = dtype == DType::kBFloat16;
+  unsigned a, b, c, d, more, unused, brand[3];
+  constexpr unsigned kHasXgetbv = 1u << 27;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & kHasXgetbv)) return false;
+  unsigned enabled, high;  // registers that the system keeps for us
+  __asm__("xgetbv" : "=a"(enabled), "=d"(high) : "c"(0));
+  constexpr unsigned kTiles = 3u << 17, kAvx512 = 7u << 5;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  constexpr unsigned kAmxBf16 = 1u << 22, kAvx512Bf16 = 1u << 5;
-  if (d & kAmxBf16) return true;
-  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & kAvx512Bf16)) return false;
-  return __get_cpuid(0, &a, brand, brand + 2, brand + 1) && !std::memcmp(brand, "AuthenticAMD", 12);
+  if (!__get_cpuid_count(7, 1, &more, &b, &c, &unused)) more = 0;
+  const bool has_tiles = (enabled & kTiles) == kTiles;
+  if (has_tiles && (is_bfloat16 ? d & 1u << 22 : more & 1u << 21)) return true;
+  const bool has_instruction = more & 1u << 5 && (enabled & kAvx512) == kAvx512;
+  return is_bfloat16 && has_instruction && __get_cpuid(0, &a, brand, brand + 2, brand + 1) &&
+         !std::memcmp(brand, "AuthenticAMD", 12);
 #else
+  (void)dtype;
   return true;
 #endif
 }

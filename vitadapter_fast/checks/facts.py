@@ -26,8 +26,9 @@ def facts() -> dict[str, str]:
     }
     if build:
         result["CPU instruction set"] = str(build["cpu_isa"])
-        result["16 bits on the CPU"] = (
-            "multiplied as they are" if gemm.has_low_products() else "multiplied in float32: faster"
+        is_narrow = gemm.has_low_products(torch.bfloat16)
+        result["bfloat16 on the CPU"] = (
+            "multiplied as it is" if is_narrow else "multiplied in float32, which is faster"
         )
         result["CUDA kernels"] = cuda_device.cuda_unavailable_reason() or (
             f"built for {cuda_device.archs(build)} by nvcc {build['cuda_compiler']}"

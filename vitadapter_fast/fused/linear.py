@@ -77,14 +77,8 @@ def form_of(x: Tensor, weight: Tensor) -> Form:
         and extension.load()[0] is not None
     )
     is_ours, is_suited = is_plain and wide is torch.float32, is_plain and compute is torch.float32
-    autocast = _AS_IS if compute is asked else without_autocast()
+    autocast = _AS_IS if compute is asked else tensors.without_autocast()
     return Form(dtype, compute, wide, is_ours, is_suited, autocast)
-
-
-def without_autocast() -> AbstractContextManager[object]:
-    """Switch the autocast of the CPU off in the block."""
-    is_on = torch.is_autocast_enabled("cpu")
-    return torch.autocast("cpu", enabled=False) if is_on else nullcontext()
 
 
 def product_dtypes(x: Tensor, weight: Tensor) -> tuple[torch.dtype, torch.dtype] | None:
@@ -325,11 +319,11 @@ class _ResidualLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, gamma, kept = ctx.saved_tensors
+        hidden, narrow, bias, gamma, kept = ctx.saved_tensors
         needs_x, needs_hidden, needs_weight, needs_bias, needs_gamma = ctx.needs_input_grad[:5]
         dtype, wide = ctx.form.compute, ctx.form.wide
         rows = _as_matrix(grad if kept is None else grad * kept, dtype)
-        weight = weight.to(wide)
+        weight = narrow.to(wide)
 
         back = grad_weight = grad_bias = grad_gamma = None
         if needs_hidden:
@@ -350,7 +344,7 @@ class _ResidualLinear(torch.autograd.Function):
         return (
             grad if needs_x else None,
             _as(back, hidden),
-            _as(grad_weight, ctx.saved_tensors[1]) if needs_weight else None,
+            _as(grad_weight, narrow) if needs_weight else None,
             _as(grad_bias, bias) if needs_bias else None,
             _as(grad_gamma, gamma),
             None,

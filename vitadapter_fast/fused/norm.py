@@ -33,10 +33,11 @@ def as_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
 def folded(conv: nn.Conv2d, norm: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
     """Return weight and bias of a convolution without bias and a constant norm after it, or None.
 
-    None where the norm is not constant.
+    None where the norm is not constant. They are no narrower than ``dtype``, that of the map.
     """
     if not is_constant(norm):
         return None
+    dtype = torch.promote_types(conv.weight.dtype, dtype)
     scale, shift = (part.to(dtype) for part in as_affine(norm))
     return conv.weight.to(dtype) * scale[:, None, None, None], shift
 
@@ -61,7 +62,10 @@ def normalize(
             level = level.contiguous(memory_format=memory_format)
         else:
             level = _Relaid.apply(level, memory_format)  # type: ignore[no-untyped-call]
-        normalized: Tensor = norm(level)
+        weight, dtype = getattr(norm, "weight", None), level.dtype
+        if weight is not None and torch.promote_types(weight.dtype, dtype) != weight.dtype:
+            level = level.to(weight.dtype)  # a map of products that are wider than the model
+        normalized: Tensor = norm(level).to(dtype)
         return normalized.relu_() if relu else normalized
     assert isinstance(norm, nn.BatchNorm2d)
     compute = torch.promote_types(level.dtype, torch.float32)

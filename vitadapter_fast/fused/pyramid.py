@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from ..native import gemm, tensors, token_rows
 from ._choice import touched_reason
-from .linear import product_dtypes, without_autocast
+from .linear import product_dtypes
 from .maps import map_to_tokens
 from .norm import as_affine, is_constant, normalize
 from .product import double, is_product, taps
@@ -54,11 +54,15 @@ def forward(model: Any, maps: Sequence[Tensor], vit_maps: Sequence[Tensor]) -> l
     if _sum_reason(model.up, at_4, at_8, wide) is None:
         # Nobody else has seen this map, unless by a hook.
         is_ours = touched_reason(model, "spm") is None
-        total, at_8 = at_4.to(wide, copy=not is_ours), at_8.to(wide)
-        resized = None if vit_map is None else vit_map.to(wide)
-        with nullcontext() if wide is low else without_autocast():
-            first = _largest(total, at_8, resized, model.up, norms[0], layout)
-        first = first.to(low if vit_map is None else torch.promote_types(low, vit_map.dtype))
+        total = at_4.to(wide, copy=not is_ours)
+        with nullcontext() if wide is low else tensors.without_autocast():
+            first = _largest(total, at_8, vit_map, model.up, norms[0], layout)
+        # As the layers give it: these add the map of the ViT, and a constant norm its float32.
+        others = [] if vit_map is None else [vit_map]
+        others += [norms[0].weight] if is_constant(norms[0]) else []
+        for other in others:
+            low = torch.promote_types(low, other.dtype)
+        first = first.to(low)
     else:
         first = _normalized(_sum(double(at_8, model.up) + at_4, vit_map), norms[0], layout)
     rest = [
@@ -118,13 +122,12 @@ def _largest(
     The map at 1/4 has three quarters of all pixels, and each new buffer of its size costs more than
     the arithmetic on it.
     """
-    weight, bias = up.weight.to(at_4.dtype), up.bias.to(at_4.dtype)
     if is_constant(norm) and not torch.is_grad_enabled():
         scale, shift = (part.to(at_4.dtype) for part in as_affine(norm))
-        weight, bias = weight * scale[:, None, None], torch.addcmul(shift, bias, scale)
+        weight, bias = up.weight * scale[:, None, None], torch.addcmul(shift, up.bias, scale)
         vit_map = None if vit_map is None else vit_map * scale[:, None, None]
         return _relaid(_summed(at_4, scale, at_8, weight, bias, vit_map), layout.memory_format)
-    total = _LargestSum.apply(at_4, at_8, weight, bias, vit_map)  # type: ignore[no-untyped-call]
+    total = _LargestSum.apply(at_4, at_8, up.weight, up.bias, vit_map)  # type: ignore[no-untyped-call]
     return _normalized(total.to(up.weight.dtype), norm, layout)
 
 
@@ -138,6 +141,7 @@ def _summed(
 ) -> Tensor:
     """Return scale * at_4 + 2 x 2 transposed convolution of at_8 + resized vit_map, in ``at_4``."""
     B, C, h, w = at_8.shape
+    at_8, weight, bias = (each.to(at_4.dtype) for each in (at_8, weight, bias))
     matrix, bias = taps(weight), bias.repeat(4)
     step = max(1, _PIECE_BYTES // (w * 4 * C * at_4.element_size()))  # rows of at_8
     pixels = at_4.permute(0, 2, 3, 1).view(B, h, 2, w, 2, -1)
@@ -151,7 +155,7 @@ def _summed(
             else:
                 torch.addcmul(product, target, scale, out=target)
     if vit_map is not None:
-        _add_resized(at_4, vit_map)
+        _add_resized(at_4, vit_map.to(at_4.dtype))
     return at_4
 
 
@@ -185,7 +189,7 @@ class _LargestSum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        at_8, weight = ctx.saved_tensors
+        at_8, weight = (each.to(grad.dtype) for each in ctx.saved_tensors)
         _, needs_8, needs_weight, needs_bias, needs_vit = ctx.needs_input_grad
         grad = grad.contiguous(memory_format=torch.channels_last)
         return (

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..native import tensors
 from . import bands
 from ._choice import NORMS, touched_reason
-from .linear import product_dtypes, without_autocast
+from .linear import product_dtypes
 from .maps import map_to_tokens
 from .norm import folded, normalize
 from .product import project
@@ -48,7 +49,9 @@ def unsupported_reason(spm: Any, image: Tensor) -> str | None:
 def forward(spm: Any, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return what a ``SpatialPrior`` makes of an image that is channels last."""
     low, wide = product_dtypes(image, spm.stem[0].weight) or (image.dtype, image.dtype)
-    with nullcontext() if wide is low else without_autocast():
+    if torch.is_grad_enabled():
+        wide = low  # training keeps the maps
+    with nullcontext() if wide is low else tensors.without_autocast():
         at_4 = conv_norm_relu(image if wide is low else image.to(wide), spm.stem)
         at_8 = conv_norm_relu(at_4, spm.conv2)
         at_16 = conv_norm_relu(at_8, spm.conv3)

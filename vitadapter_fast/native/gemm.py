@@ -38,10 +38,10 @@ LOW = (torch.bfloat16, torch.float16)
 
 
 @cache
-def has_low_products() -> bool:
-    """Return whether this processor multiplies 16 bits faster than float32."""
+def has_low_products(dtype: torch.dtype) -> bool:
+    """Return whether this processor multiplies 16 bits of a dtype faster than float32."""
     module, _ = extension.load()
-    return module is None or bool(module.has_low_products())
+    return module is None or bool(module.has_low_products(extension.DTYPE_CODES[dtype]))
 
 
 def compute_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
@@ -49,9 +49,15 @@ def compute_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
 
     Wider than ``dtype`` where that is faster; sums are of float32 in any case.
     """
-    if dtype not in LOW or not tensors.is_on_cpu(tensor) or has_low_products():
+    if (
+        dtype not in LOW
+        or tensors.is_recorded()  # asked first: compilers cannot look into the extension
+        or type(tensor) not in _PLAIN
+        or not tensors.is_on_cpu(tensor)
+        or has_low_products(dtype)
+    ):
         return dtype
-    return dtype if tensors.is_recorded() or type(tensor) not in _PLAIN else torch.float32
+    return torch.float32
 
 
 def linear(
@@ -96,7 +102,8 @@ def linear(
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if not _has_onednn:
-        return F.linear(rows, weight, bias)
+        with tensors.without_autocast():  # it would multiply float32 in 16 bits
+            return F.linear(rows, weight, bias)
     # It takes any strides of rows and weight, but reads the bias as dense memory.
     bias = None if bias is None else bias.contiguous()
     product: Tensor = _by_onednn(rows, weight, bias, "none", [], "")

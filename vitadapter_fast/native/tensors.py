@@ -29,6 +29,12 @@ def is_recorded() -> bool:
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
+def without_autocast() -> AbstractContextManager[object]:
+    """Switch the autocast of the CPU off in the block."""
+    is_on = torch.is_autocast_enabled("cpu")
+    return torch.autocast("cpu", enabled=False) if is_on else nullcontext()
+
+
 def dense_rows(tensor: Tensor) -> Tensor:
     """Return the tensor, copied only if it is not dense from its third dimension on.
 
