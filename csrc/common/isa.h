@@ -56,8 +56,9 @@ inline bool has_low_products(DType dtype) {
   if (!__get_cpuid_count(7, 1, &more, &b, &c, &unused)) more = 0;
   const bool has_tiles = (enabled & kTiles) == kTiles;
   if (has_tiles && (is_bfloat16 ? d & 1u << 22 : more & 1u << 21)) return true;
+  if (!is_bfloat16) return d & 1u << 23 && (enabled & kAvx512) == kAvx512;
   const bool has_instruction = more & 1u << 5 && (enabled & kAvx512) == kAvx512;
-  return is_bfloat16 && has_instruction && __get_cpuid(0, &a, brand, brand + 2, brand + 1) &&
+  return has_instruction && __get_cpuid(0, &a, brand, brand + 2, brand + 1) &&
          !std::memcmp(brand, "AuthenticAMD", 12);
 #else
   (void)dtype;

@@ -296,9 +296,11 @@ class _ResidualLinear(torch.autograd.Function):
         if activation != "none":
             activated, _ = _activate(form.is_suited, activated, activation)
         rows = activated.reshape(-1, weight.shape[1])
-        scaled, shift = weight.to(form.wide), None if bias is None else bias.to(form.wide)
+        scaled, shift = _as_wide(weight, form.wide), None if bias is None else bias.to(form.wide)
         if gamma is not None:
-            scaled, shift = gamma[:, None] * scaled, None if shift is None else gamma * shift
+            out = scaled if scaled.dtype is not weight.dtype else None  # a copy of our own
+            scaled = torch.mul(gamma[:, None], scaled, out=out)
+            shift = None if shift is None else gamma * shift
         scaled, shift = scaled.to(dtype), None if shift is None else shift.to(dtype)
         if kept is None and torch.promote_types(x.dtype, dtype) == dtype:
             plus = x.reshape(-1, x.shape[-1])
@@ -381,7 +383,14 @@ def _joined(
         weight = torch.cat([part for part in parameters[:half] if part is not None])
         biases = [part for part in parameters[half:] if part is not None]
         bias = torch.cat(biases) if biases else None
-    return weight.to(dtype), None if bias is None else bias.to(dtype)
+    return _as_wide(weight, dtype), None if bias is None else bias.to(dtype)
+
+
+def _as_wide(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a weight in a dtype: one of 16 bits in float32 on the CPU only until the next call."""
+    if weight.dtype in gemm.LOW and dtype is torch.float32 and tensors.is_on_cpu(weight):
+        return token_rows.widened(weight)
+    return weight.to(dtype)
 
 
 def _scaled(weight: Tensor, gamma: Tensor | None) -> Tensor:

@@ -138,6 +138,11 @@ def gelu(hidden: Tensor, grad: Tensor | None = None) -> Tensor:
     return out
 
 
+def widened(weight: Tensor) -> Tensor:
+    """Return a dense copy of float32, in memory that the thread's next call may write to."""
+    return _kept("widened", weight.numel()).view(weight.shape).copy_(weight)
+
+
 def _kept(use: str, numel: int) -> Tensor:
     """Return [numel] of float32 that this thread keeps for ``use``, up to a limit.
 
