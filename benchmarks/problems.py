@@ -89,7 +89,7 @@ def _attention(spec: Spec) -> Problem:
         if is_block:
             return [tensor.requires_grad_() for tensor in grid.tensors()]
         points = (query_centers(case)[:, None, None, None] + grid.points / sizes).detach()
-        points.is_location = True  # type: ignore[attr-defined]
+        points.keeps_width = True  # type: ignore[attr-defined]
         return [each.requires_grad_() for each in (grid.value, points, softmax(grid.weights))]
 
     def ours(backend: str | None) -> Op:
@@ -257,7 +257,10 @@ def _batch_norm(spec: Spec) -> Problem:
     def make(seed: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(seed)
         shapes = ((batch, side * side, channels), (channels,), (channels,))
-        return [torch.randn(s, generator=generator).double().requires_grad_() for s in shapes]
+        made = [torch.randn(s, generator=generator).double().requires_grad_() for s in shapes]
+        for tensor in made[1:]:
+            tensor.keeps_width = True  # type: ignore[attr-defined]
+        return made
 
     def ours(backend: str | None) -> Op:
         return lambda *args: ops.batch_norm(*args, has_planes=True, backend=backend)[0]

@@ -98,7 +98,7 @@ def _generic_problem(spec: Spec) -> Problem:
 def _problem(case: AttnCase, contenders: dict[str, str | None]) -> Problem:
     def make(seed: int) -> list[Tensor]:
         inputs = make_inputs(case, seed=seed)
-        inputs.points.is_location = not case.query_hw  # type: ignore[attr-defined]
+        inputs.points.keeps_width = not case.query_hw  # type: ignore[attr-defined]
         return [tensor.requires_grad_() for tensor in inputs.tensors()]
 
     def run(backend: str | None, value: Tensor, points: Tensor, weights: Tensor) -> Tensor:

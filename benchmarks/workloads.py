@@ -73,8 +73,8 @@ class _Calls:
         return [self._placed(tensor, self.dtype) for tensor in self.problem.make(seed)]
 
     def _placed(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-        # Locations are never 16 bits wide.
-        keeps_width = getattr(tensor, "is_location", False)
+        # Locations are never 16 bits wide, nor are the parameters of a batch norm.
+        keeps_width = getattr(tensor, "keeps_width", False)
         wide = torch.promote_types(dtype, torch.float32) if keeps_width else dtype
         return tensor.detach().to(self.spec.device, wide).requires_grad_(tensor.requires_grad)
 
