@@ -296,10 +296,11 @@ class _ResidualLinear(torch.autograd.Function):
         if activation != "none":
             activated, _ = _activate(form.is_suited, activated, activation)
         rows = activated.reshape(-1, weight.shape[1])
-        scaled, shift = _as_wide(weight, form.wide), None if bias is None else bias.to(form.wide)
+        is_wide = weight.dtype is form.wide
+        scaled = weight if is_wide else _as_wide(weight, form.wide)
+        shift = None if bias is None else bias.to(form.wide)
         if gamma is not None:
-            out = scaled if scaled.dtype is not weight.dtype else None  # a copy of our own
-            scaled = torch.mul(gamma[:, None], scaled, out=out)
+            scaled = torch.mul(gamma[:, None], scaled, out=None if is_wide else scaled)
             shift = None if shift is None else gamma * shift
         scaled, shift = scaled.to(dtype), None if shift is None else shift.to(dtype)
         if kept is None and torch.promote_types(x.dtype, dtype) == dtype:
@@ -383,7 +384,8 @@ def _joined(
         weight = torch.cat([part for part in parameters[:half] if part is not None])
         biases = [part for part in parameters[half:] if part is not None]
         bias = torch.cat(biases) if biases else None
-    return _as_wide(weight, dtype), None if bias is None else bias.to(dtype)
+    weight = weight if weight.dtype is dtype else _as_wide(weight, dtype)
+    return weight, None if bias is None else bias.to(dtype)
 
 
 def _as_wide(weight: Tensor, dtype: torch.dtype) -> Tensor:
