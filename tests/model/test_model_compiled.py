@@ -97,13 +97,17 @@ def off_by(
     """Return the norm of each difference, over that of the truth."""
     assert len(found) == len(truth)
     pairs = zip(truth.items(), found.values(), strict=True)
-    # A bias before a batch norm has a gradient of rounding errors around 0: those of bfloat16 where
-    # a compiler multiplies in it, and of float32 where eager does not.
-    floor = 1e-4 if low is None else 1e-2
     largest = max((each.double().norm().item() for each in truth.values()), default=0.0)
+
+    def floor(wanted: Tensor) -> float:
+        # A bias before a batch norm has no gradient, but the rounding errors of what is summed: in
+        # bfloat16 where a compiler multiplies in it.
+        is_zero = wanted.double().norm().item() <= 1e-9 * largest
+        return largest * (1e-2 if is_zero and low is not None else 1e-4)
+
     return {
         name: (
-            (got.double() - wanted.double()).norm() / (wanted.double().norm() + floor * largest)
+            (got.double() - wanted.double()).norm() / (wanted.double().norm() + floor(wanted))
         ).item()
         for (name, wanted), got in pairs
     }
