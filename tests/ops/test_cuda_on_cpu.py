@@ -11,6 +11,8 @@ from cuda_on_cpu import route
 from examples import FACTOR
 from sanitized import run_sanitized
 from summing import HOW
+from test_layouts import ALL, names_of_backends
+from test_layouts import check as check_layout
 from test_ms_deform_attn import (
     DTYPES,
     case_id,
@@ -109,6 +111,13 @@ def test_strides_and_unneeded_gradients(monkeypatch: pytest.MonkeyPatch) -> None
     check_strided("cuda", REAL[0])
     check_transposed("cuda", REAL[1])
     check_needs("cuda", AWKWARD[2])
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if "cuda" in names_of_backends(name)])
+def test_layouts_that_compilers_are_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    route(monkeypatch)
+    for dtype in (torch.float32, torch.bfloat16):
+        check_layout(name, "cuda", dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=dtype_id)

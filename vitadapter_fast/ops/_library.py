@@ -95,7 +95,7 @@ def define(
         backward_flops: Those of backward, of a call and of which tensors a gradient is wanted.
         backends: Modules in the order in which they are tried. ``forward(call)`` returns the
             outputs; ``backward(call, grad_out, needs, *saved)`` a gradient or None for each tensor
-            among the inputs, in the shape that it has in the call.
+            among the inputs, in the shape that it has in the call and any layout.
         order: Another order for a call and whether it is backward.
         saved: Which outputs are kept for backward, beside the inputs.
         lower_all: Casts the inputs for autocast, ``(dtype, inputs)``; None: there is no rule.
@@ -118,8 +118,9 @@ def define(
         module = checked_choice(check, choose_backward, call, backend)
         grads = module.backward(call, grad_out, needs, *kept)
         return [
-            # An operator cannot return None: an empty tensor stands for what nobody asked for.
-            grad.view(args[i].shape) if need else grad_out.new_empty(0)
+            # Dense, as the fake tells compilers: a backend may hand back a transposed view. An
+            # operator cannot return None: an empty tensor stands for what nobody asked for.
+            grad.contiguous().view(args[i].shape) if need else grad_out.new_empty(0)
             for i, grad, need in zip(tensors, grads, needs, strict=True)
         ]
 

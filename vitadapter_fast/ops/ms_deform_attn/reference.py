@@ -34,8 +34,7 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
         out = _attend(value, points, weights, call)
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     grads = iter(torch.autograd.grad(out, wanted, grad_out) if wanted else ())
-    # Dense, as the fake promises: autograd may hand back a transposed view.
-    return [next(grads).contiguous() if leaf.requires_grad else None for leaf in leaves]
+    return [next(grads) if leaf.requires_grad else None for leaf in leaves]
 
 
 def _attend(value: Tensor, points: Tensor, weights: Tensor, call: Call) -> Tensor:
