@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from worker import PASSES, Spec, Workload
 
-from vitadapter_fast import ViTAdapter, __version__
+from vitadapter_fast import ViTAdapter, __version__, keep_freed_memory
 from vitadapter_fast.builders import preset_of, vit_adapter
 from vitadapter_fast.costs import cost
 from vitadapter_fast.presets import PRESETS
 
 OURS, PLAIN, SDPA = "vitadapter_fast", "plain PyTorch", "plain PyTorch + SDPA"
 COMPILED, SDPA_COMPILED = f"{PLAIN}, compiled", f"{SDPA}, compiled"
+KEEPING = f"{OURS}, keep_freed_memory"
 ORIGINAL, ARITHMETIC = "original code", "its arithmetic alone"
 TIMM, TRANSFORMERS = "timm ViT (no adapter)", "transformers ViT (no adapter)"
 _NOT_CHECKED = (PLAIN, TIMM, TRANSFORMERS, ARITHMETIC)
@@ -41,7 +42,7 @@ _CHECK_HW = (32, 256)
 def contenders(model: str, scale: str, dtype: str = "float32") -> list[str]:
     """Return what is compared for a preset in a dtype; on the CPU autocast makes it bfloat16."""
     if scale == "cpu_sizes":
-        return [OURS]
+        return [OURS, KEEPING]
     is_gpu = scale.startswith("gpu")
     found = [OURS, PLAIN] + [SDPA] * is_gpu
     is_dinov3 = model not in PRESETS
@@ -173,6 +174,8 @@ def _contender(
         return _timm(name), metadata.version("timm")
     if contender == TRANSFORMERS:
         return _transformers(name), metadata.version("transformers")
+    if contender == KEEPING:
+        keep_freed_memory()  # of its process alone
     return adapter, __version__
 
 

@@ -14,6 +14,7 @@
 #include "build_facts.h"
 #include "build_info.h"
 #include "common/isa.h"
+#include "common/kept_memory.h"
 #include "common/pages.h"
 #include "dwconv_gelu/params.h"
 #include "ms_deform_attn/params.h"
@@ -261,6 +262,23 @@ void def_resize_add(py::module_& module, const char* name) {
              "batch"_a, "channels"_a, "num_threads"_a = 1, "device"_a = 0, "stream"_a = 0);
 }
 
+void def_kept_memory(py::module_& module) {
+  using py::literals::operator""_a;
+  // Local: a process may load a second build, as tests do.
+  py::class_<KeptBlock>(module, "KeptBlock", py::buffer_protocol(), py::module_local())
+      .def_buffer([](const KeptBlock& block) {
+        return py::buffer_info(static_cast<uint8_t*>(block.data()),
+                               static_cast<py::ssize_t>(block.bytes()));
+      });
+  module.def("take_block", &take_block, "bytes"_a);
+  module.def("limit_kept", &limit_kept, "unused_bytes"_a);
+  module.def("free_kept", &free_kept);
+  module.def("kept_bytes", [] {
+    const KeptBytes all = kept_bytes();
+    return std::pair(all.in_use, all.unused);
+  });
+}
+
 #if VITADAPTER_CUDA_KERNELS
 void patch_columns(Address image, const std::array<int64_t, 4>& strides, Address columns,
                    int64_t batch, int64_t in_chans, std::pair<int64_t, int64_t> grid_hw,
@@ -286,6 +304,7 @@ PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
       "has_low_products", [](int dtype) { return has_low_products(dtype_of(dtype)); }, "dtype"_a);
   module.def("prefer_huge_pages", &prefer_huge_pages, "begin"_a, "bytes"_a);
   module.def("prefer_huge_pages_next", &prefer_huge_pages_next, "bytes"_a);
+  def_kept_memory(module);
   def_ms_deform_attn<ms_deform_attn_forward_cpu>(module, "ms_deform_attn_forward_cpu");
   def_ms_deform_attn<ms_deform_attn_backward_cpu>(module, "ms_deform_attn_backward_cpu");
   def_dwconv_gelu<dwconv_gelu_forward_cpu>(module, "dwconv_gelu_forward_cpu");

@@ -53,10 +53,14 @@ def test_without_glibc_nothing_is_changed(
 
 
 @pytest.mark.parametrize("numel", [0, 1, 2**20 - 1, 2**20, 3 * 2**20 + 7])
-def test_an_output_keeps_its_place_and_what_is_in_it(numel: int) -> None:
-    tensor = torch.arange(numel, dtype=torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_an_output_keeps_its_shape_and_strides(numel: int, dtype: torch.dtype) -> None:
+    tensor = torch.empty(numel, 3, dtype=dtype).t()
     assert extension.in_huge_pages(tensor) is tensor
-    assert torch.equal(tensor, torch.arange(numel, dtype=torch.float32))
+    assert (tensor.shape, tensor.stride(), tensor.dtype) == ((3, numel), (1, 3), dtype)
+    assert tensor.untyped_storage().nbytes() == tensor.nbytes
+    tensor.copy_(torch.arange(3)[:, None])
+    assert torch.equal(tensor.sum(1, dtype=torch.float64), numel * torch.arange(3.0).double())
 
 
 def test_no_output_stays_none() -> None:

@@ -12,7 +12,7 @@ from .builders import (
 )
 from .errors import BackendUnavailable, CheckpointError
 from .model import ViTAdapter
-from .native.memory import keep_freed_memory
+from .native.memory import free_kept_memory, keep_freed_memory, limit_kept_memory
 from .ops import backend, ms_deform_attn, ms_deform_attn_grid, patch_embed, tuning
 from .version import __version__
 
@@ -22,7 +22,9 @@ __all__ = [
     "ViTAdapter",
     "__version__",
     "backend",
+    "free_kept_memory",
     "keep_freed_memory",
+    "limit_kept_memory",
     "ms_deform_attn",
     "ms_deform_attn_grid",
     "patch_embed",

@@ -153,7 +153,10 @@ def test_nobody_is_told_what_is_no_news(
 
 def test_probes_name_every_operator() -> None:
     public = {name for name in ops.__all__ if callable(getattr(ops, name))}
-    assert public - set(info.probes()) <= {"backend", "tuning", "keep_freed_memory"}
+    assert public - set(info.probes()) <= {
+        *("backend", "tuning"),
+        *("free_kept_memory", "keep_freed_memory", "limit_kept_memory"),
+    }
 
 
 @pytest.mark.parametrize("op", info.probes())

@@ -24,7 +24,7 @@ is_sanitized = pytest.mark.skipif(
 @is_sanitized
 def test_random_calls_are_clean_under_address_and_undefined_behavior_sanitizers() -> None:
     run_sanitized(
-        ["test_random_cases", "test_hostile_calls", "test_bindings"],
+        ["test_random_cases", "test_hostile_calls", "test_bindings", "test_kept_memory"],
         "not triton and not reference",
         VITADAPTER_FUZZ=os.environ.get("VITADAPTER_FUZZ", "0.03"),
     )
@@ -33,7 +33,8 @@ def test_random_calls_are_clean_under_address_and_undefined_behavior_sanitizers(
 def build_driver() -> Path:
     """Compile the driver and the CPU kernels, for every processor, with ThreadSanitizer."""
     csrc = ROOT / "csrc"
-    sources = [DRIVER, csrc / "common" / "workers.cpp", *sorted(csrc.glob("*/*_cpu.cpp"))]
+    common = sorted((csrc / "common").glob("*.cpp"))
+    sources = [DRIVER, *common, *sorted(csrc.glob("*/*_cpu.cpp"))]
     digest = hashlib.sha256(" ".join(FLAGS).encode())
     for path in (*sources, *sorted(csrc.rglob("*.h"))):
         digest.update(path.read_bytes())

@@ -8,11 +8,13 @@
 #include <cstdio>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "batch_norm/params.h"
+#include "common/kept_memory.h"
 #include "common/workers.h"
 #include "dwconv_gelu/params.h"
 #include "ms_deform_attn/params.h"
@@ -166,6 +168,36 @@ Step rows() {
   };
 }
 
+// Every worker holds two blocks that no other may write to; the odd ones free what is unused.
+Step kept_memory() {
+  constexpr int64_t kTasks = 24, kMost = 5;  // MiB
+  return [](int num_threads) {
+    Numbers sums(kTasks);
+    const auto worker = [](void* context, TaskQueue& queue) {
+      Numbers& sums = *static_cast<Numbers*>(context);
+      for (int64_t task; queue.take(&task);) {
+        const uint64_t bytes = (uint64_t{1} << 20) * (1 + task % kMost);
+        const std::unique_ptr<KeptBlock> blocks[] = {
+            std::unique_ptr<KeptBlock>(take_block(bytes)),
+            std::unique_ptr<KeptBlock>(take_block(bytes + 1))};
+        const int64_t stride = 1 << 12;  // bytes
+        for (const auto& block : blocks) {
+          auto* data = static_cast<char*>(block->data());
+          for (uint64_t i = 0; i < block->bytes(); i += stride) data[i] = char(task);
+        }
+        if (task % 2) free_kept();
+        for (const auto& block : blocks) {
+          const auto* data = static_cast<const char*>(block->data());
+          for (uint64_t i = 0; i < block->bytes(); i += stride) sums[task] += data[i];
+        }
+        kept_bytes();
+      }
+    };
+    run_workers(kTasks, num_threads, worker, &sums);
+    return std::vector<Numbers>{sums};
+  };
+}
+
 bool is_same_from_many_threads(const Step& step) {
   const std::vector<Numbers> wanted = step(1);
   bool same[kCallers] = {};
@@ -213,7 +245,8 @@ int main(int argc, char** argv) {
       {"attention", attention({})},   {"grid", attention({{11, 13}, {2, 3}})},
       {"convolution", convolution()}, {"windows", windows()},
       {"norm", norm(false)},          {"norm to planes", norm(true)},
-      {"positions", positions()},     {"rows", rows()}};
+      {"positions", positions()},     {"rows", rows()},
+      {"kept memory", kept_memory()}};
   for (const auto& [name, step] : steps) {
     if (!is_same_from_many_threads(step)) return std::printf("%s: results differ\n", name), 1;
   }

@@ -11,6 +11,7 @@ from ._choice import NORMS, readable, runs, touched_reason
 from .attention import attend, by_heads
 from .checkpointing import recompute
 from .group_norm import GroupNorm
+from .maps import joined
 from .portions import in_portions
 from .resize import resize
 
@@ -26,6 +27,7 @@ __all__ = [
     "extractor",
     "in_portions",
     "injector",
+    "joined",
     "pyramid",
     "readable",
     "recompute",

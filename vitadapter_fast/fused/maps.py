@@ -2,8 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens in, maps out, and the reverse: views, for maps whose channels lie last in memory."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from ..native import extension, token_rows
+
+_LARGE_BYTES = 4 * 2**20
 
 
 def tokens_to_map(tokens: Tensor, hw: tuple[int, int]) -> Tensor:
@@ -17,3 +23,25 @@ def map_to_tokens(feature_map: Tensor) -> Tensor:
     """View a map [B, C, h, w], which is channels last, as tokens [B, h * w, C]."""
     # In this order, for the same reason: so is its backward.
     return feature_map.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def joined(levels: Sequence[Tensor], embeds: Tensor) -> Tensor:
+    """Return the tokens of all levels, each plus its own of the embeddings, one after the other.
+
+    Args:
+        levels: [B, N, C] each.
+        embeds: [levels, C].
+    """
+    if (
+        levels[0].nbytes < _LARGE_BYTES
+        or torch.is_grad_enabled()
+        or not token_rows.is_ours(*levels, embeds)
+    ):
+        pairs = zip(levels, embeds, strict=True)
+        return torch.cat([level + embed for level, embed in pairs], dim=1)
+    B, _, C = levels[0].shape
+    sizes = [level.shape[1] for level in levels]
+    out = extension.in_huge_pages(levels[0].new_empty(B, sum(sizes), C))
+    for level, embed, part in zip(levels, embeds, torch.split(out, sizes, dim=1), strict=True):
+        torch.add(level, embed, out=part)
+    return out

@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""A map and a convolution without overlap in, its result out: a matrix product while compiling.
+"""A map and a convolution without overlap in, its result out: where better, a matrix product.
 
-Of all that lies before a convolution torch's compiler wants the layout of maps, of the ViT's
-queries and keys and the values of the deformable attention too. It then orders strides, and cannot
-where sizes are symbols (torch 2.13, in training: "cannot determine truth value of Relational").
+While compiling it is: of all that lies before a convolution torch's compiler wants the layout of
+maps, of the ViT's queries and keys and the values of the deformable attention too. It then orders
+strides, and cannot where sizes are symbols (torch 2.13, in training: "cannot determine truth value
+of Relational").
 """
 
 from typing import Any
@@ -13,7 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..native import gemm, token_rows
 from ._choice import touched_reason
+from .maps import map_to_tokens, tokens_to_map
+
+_LARGE_BYTES = 4 * 2**20
 
 
 def is_product(layer: nn.Module, kind: type[nn.Module], size: int) -> bool:
@@ -32,15 +37,32 @@ def is_product(layer: nn.Module, kind: type[nn.Module], size: int) -> bool:
 def project(level: Tensor, spm: Any) -> Tensor:
     """Return ``spm.fc1(level)``, a 1 x 1 convolution of a map that is channels last."""
     layer = spm.fc1
+    is_compiled = torch.compiler.is_compiling()
     if (
-        not torch.compiler.is_compiling()
+        not (is_compiled or _is_large(level))
         or touched_reason(spm, "fc1") is not None
         or not is_product(layer, nn.Conv2d, 1)
     ):
         result: Tensor = layer(level)
         return result
-    product = F.linear(level.permute(0, 2, 3, 1), layer.weight.flatten(1), layer.bias)
-    return product.permute(0, 3, 1, 2)
+    matrix = layer.weight.flatten(1)
+    if is_compiled:
+        product = F.linear(level.permute(0, 2, 3, 1), matrix, layer.bias)
+        return product.permute(0, 3, 1, 2)
+    rows = map_to_tokens(level).flatten(0, 1)
+    product = gemm.linear(rows, matrix, layer.bias)
+    B, _, h, w = level.shape
+    return tokens_to_map(product.view(B, h * w, -1), (h, w))
+
+
+def _is_large(level: Tensor) -> bool:
+    """Return whether the product is worth memory in huge pages, which torch's own is not."""
+    return (
+        level.nbytes >= _LARGE_BYTES
+        and not torch.is_grad_enabled()
+        and token_rows.is_ours(level)
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 def double(level: Tensor, up: nn.Module) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..native import gemm, tensors, token_rows
+from ..native import extension, gemm, tensors, token_rows
 from ._choice import touched_reason
 from .linear import product_dtypes
 from .maps import map_to_tokens
@@ -163,7 +163,7 @@ def _relaid(level: Tensor, memory_format: torch.memory_format) -> Tensor:
     """Return a map that is channels last in another format."""
     if memory_format == torch.channels_last or level.requires_grad or not token_rows.is_ours(level):
         return level.contiguous(memory_format=memory_format)
-    out = torch.empty_like(level, memory_format=memory_format)
+    out = extension.in_huge_pages(torch.empty_like(level, memory_format=memory_format))
     for rows, planes in zip(map_to_tokens(level), out, strict=True):
         token_rows.transpose(rows, planes)
     return out

@@ -270,8 +270,7 @@ class ViTAdapter(ViT):
 
         x = self.embed(padded)
         at_4, *levels = fused.recompute(self.spm, padded) if self.with_cp else self.spm(padded)
-        pairs = zip(levels, self.level_embed, strict=True)
-        c = torch.cat([level + embed for level, embed in pairs], dim=1)
+        c = fused.joined(levels, self.level_embed)
 
         rope = None if self.rope is None else self.rope(grids.vit_hw, x)
         stages = partial(self._interact, grids=grids, rope=rope)

@@ -155,7 +155,7 @@ def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
     # oneDNN wants its first matrix dense: transpose the smaller, in pieces that stay in the cache.
     if grad.shape[1] > rows.shape[1]:
         product = weight_gradient(rows, grad)
-        return token_rows.transpose(product, torch.empty_like(product))
+        return token_rows.transpose(product, extension.in_huge_pages(torch.empty_like(product)))
     if grad.stride(1) != 1:
         return linear(grad.t(), rows.t())
     total = None

@@ -112,7 +112,7 @@ def transpose(rows: Tensor, out: Tensor | None = None) -> Tensor:
         rows=rows,
         stride=rows.stride(0),
         shape=(N, C),
-        out=extension.in_huge_pages(out),
+        out=out,
         num_threads=torch.get_num_threads(),
     )
     return out
@@ -153,6 +153,7 @@ def _kept(use: str, numel: int) -> Tensor:
         with torch.inference_mode(False):
             # Whatever torch's defaults are: of another dtype it would be too short.
             found = torch.empty(numel, dtype=torch.float32, device="cpu")
+            found = extension.in_huge_pages(found)
         if found.nbytes <= _KEPT_BYTES:
             setattr(_buffers, use, found)
     return found[:numel]
