@@ -25,10 +25,13 @@ _COLORS = {
     "plain PyTorch + SDPA, compiled": "#3f6b4f",
     "original code": "#30638e",
     "timm ViT (no adapter)": "#edae49",
+    "transformers ViT (no adapter)": "#7f5539",
+    "OpenVINO": "#00798c",
+    "onnxruntime": "#9c89b8",
     "grid_sample": "#8d99ae",
     "torch-ms-deform-attn": "#30638e",
 }
-_OTHERS = ["#00798c", "#9c89b8", "#57737a", "#b08968", "#7f5539"]
+_OTHERS = ["#57737a", "#b08968", "#a44a3f", "#5b8e7d", "#c9ada7"]
 _STYLE: dict[str, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
