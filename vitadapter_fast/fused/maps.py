@@ -33,8 +33,9 @@ def joined(levels: Sequence[Tensor], embeds: Tensor) -> Tensor:
         embeds: [levels, C].
     """
     if (
-        levels[0].nbytes < _LARGE_BYTES
+        torch.compiler.is_compiling()  # asked first: their sizes may be symbols
         or torch.is_grad_enabled()
+        or levels[0].nbytes < _LARGE_BYTES
         or not token_rows.is_ours(*levels, embeds)
     ):
         pairs = zip(levels, embeds, strict=True)
