@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <list>
 #include <mutex>
+#include <new>
 
 #include "common/pages.h"
 
@@ -38,14 +39,12 @@ struct Kept {
 };
 
 Kept& kept() {
-  static Kept& found = [] -> Kept& {
-    static Kept& made = *new Kept;
-    // A forked child has none of the threads that might hold the lock.
-    pthread_atfork([] { made.mutex.lock(); }, [] { made.mutex.unlock(); },
-                   [] { made.mutex.unlock(); });
-    return made;
-  }();
-  return found;
+  static Kept& all = *new Kept;
+  // A forked child has none of the threads that might hold the lock.
+  static const int error = pthread_atfork([] { all.mutex.lock(); }, [] { all.mutex.unlock(); },
+                                          [] { all.mutex.unlock(); });
+  (void)error;
+  return all;
 }
 
 using Lock = std::lock_guard<std::mutex>;
@@ -64,12 +63,16 @@ void* map_pages(uint64_t capacity) {
   return reinterpret_cast<void*>(first);
 }
 
+void unmap(void* data, uint64_t capacity) {
+  ASAN_UNPOISON_MEMORY_REGION(data, capacity);
+  munmap(data, capacity);
+}
+
 void drop_oldest(Kept& all) {
   const Unused oldest = all.unused.front();
   all.unused.pop_front();
   all.unused_bytes -= oldest.capacity;
-  ASAN_UNPOISON_MEMORY_REGION(oldest.data, oldest.capacity);
-  munmap(oldest.data, oldest.capacity);
+  unmap(oldest.data, oldest.capacity);
 }
 
 // The last one freed of the smallest that fit and waste at most a quarter; null if there is none.
@@ -110,8 +113,13 @@ KeptBlock::~KeptBlock() {
   Kept& all = kept();
   const Lock lock(all.mutex);
   all.in_use -= capacity_;
+  try {
+    all.unused.push_back({data_, capacity_});
+  } catch (const std::bad_alloc&) {  // or a destructor would end the process
+    unmap(data_, capacity_);
+    return;
+  }
   ASAN_POISON_MEMORY_REGION(data_, capacity_);
-  all.unused.push_back({data_, capacity_});
   all.unused_bytes += capacity_;
   while (all.unused_bytes > all.limit) drop_oldest(all);
 }

@@ -94,12 +94,12 @@ def test_the_smallest_that_wastes_at_most_a_quarter_is_taken() -> None:
 
 def test_twice_what_was_in_use_at_once_is_the_most() -> None:
     base, _ = kept()  # what threads keep for themselves
-    for size in range(4, 40, 4):  # none fits the next: a third to a tenth more
-        tensor = fresh(3 * size * MIB)
+    for size in range(4, 40, 4):  # MiB: none has room for the next
+        tensor = fresh(size * MIB // 4)
         del tensor
         in_use, unused = kept()
         assert in_use == base
-        assert unused <= 2 * (base + 12 * size * MIB)
+        assert size * MIB <= unused <= 2 * (base + size * MIB) - in_use
     assert vitadapter_fast.free_kept_memory() == unused
     assert kept() == (base, 0)
 
@@ -116,6 +116,9 @@ def test_a_limit_holds_and_zero_keeps_nothing() -> None:
     tensor = fresh(LARGE, 2.0)
     assert kept() == (base, 0)  # not taken from there at all
     assert tensor.mean() == 2.0
+    vitadapter_fast.limit_kept_memory(2**70)
+    tensor = fresh(LARGE)
+    assert kept() == (base + 4 * MIB, 0)
     with pytest.raises(ValueError, match=r"limit_kept_memory: .* got -1"):
         vitadapter_fast.limit_kept_memory(-1)
 
@@ -134,8 +137,8 @@ def test_threads_never_share() -> None:
 
 
 def test_a_saved_tensor_is_as_large_as_it_says() -> None:
-    del_me = fresh(LARGE + 2**16)
-    del del_me
+    larger = fresh(LARGE + 2**16)
+    del larger  # its memory is what comes next
     tensor, buffer = fresh(LARGE, 1.0), io.BytesIO()
     torch.save(tensor, buffer)
     assert buffer.tell() < tensor.nbytes + 4096

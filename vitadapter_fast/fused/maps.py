@@ -9,8 +9,6 @@ from torch import Tensor
 
 from ..native import extension, token_rows
 
-_LARGE_BYTES = 4 * 2**20
-
 
 def tokens_to_map(tokens: Tensor, hw: tuple[int, int]) -> Tensor:
     """View tokens [B, h * w, C] as a map [B, C, h, w], which is channels last."""
@@ -35,7 +33,7 @@ def joined(levels: Sequence[Tensor], embeds: Tensor) -> Tensor:
     if (
         torch.compiler.is_compiling()  # asked first: their sizes may be symbols
         or torch.is_grad_enabled()
-        or levels[0].nbytes < _LARGE_BYTES
+        or levels[0].nbytes < extension.LARGE_BYTES
         or not token_rows.is_ours(*levels, embeds)
     ):
         pairs = zip(levels, embeds, strict=True)

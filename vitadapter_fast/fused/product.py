@@ -14,11 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..native import gemm, token_rows
+from ..native import extension, gemm, token_rows
 from ._choice import touched_reason
 from .maps import map_to_tokens, tokens_to_map
-
-_LARGE_BYTES = 4 * 2**20
 
 
 def is_product(layer: nn.Module, kind: type[nn.Module], size: int) -> bool:
@@ -58,7 +56,7 @@ def project(level: Tensor, spm: Any) -> Tensor:
 def _is_large(level: Tensor) -> bool:
     """Return whether the product is worth memory in huge pages, which torch's own is not."""
     return (
-        level.nbytes >= _LARGE_BYTES
+        level.nbytes >= extension.LARGE_BYTES
         and not torch.is_grad_enabled()
         and token_rows.is_ours(level)
         and not torch.is_autocast_enabled("cpu")

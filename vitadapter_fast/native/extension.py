@@ -16,7 +16,7 @@ from ..version import __version__
 _log = logging.getLogger("vitadapter_fast")
 
 AHEAD_BYTES = 30 * 2**20
-_LARGE_BYTES = 4 * 2**20
+LARGE_BYTES = 4 * 2**20
 _Output = TypeVar("_Output", bound=Tensor | None)
 
 DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
@@ -87,7 +87,7 @@ def in_huge_pages(tensor: _Output) -> _Output:
     small ones: a training step of ViT-Adapter-S at 512 takes 3 % less (AMD EPYC). Without the
     extension nothing is asked.
     """
-    if tensor is not None and tensor.nbytes >= _LARGE_BYTES:
+    if tensor is not None and tensor.nbytes >= LARGE_BYTES:
         module, _ = load()
         if module is not None:
             if not _is_filled() and (block := module.take_block(tensor.nbytes)) is not None:

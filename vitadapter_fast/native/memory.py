@@ -13,6 +13,7 @@ _log = logging.getLogger(__name__)
 # glibc's malloc maps larger buffers anew for every use, and the system fills them with zeros.
 HEAP_BYTES = 32 * 2**20
 
+_NO_LIMIT = 2**64 - 1
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -59,7 +60,7 @@ def limit_kept_memory(nbytes: int | None) -> None:
         raise ValueError(f"limit_kept_memory: nbytes must be None, 0 or more, got {nbytes}")
     module, _ = extension.load()
     if module is not None:
-        module.limit_kept(2**64 - 1 if nbytes is None else nbytes)
+        module.limit_kept(_NO_LIMIT if nbytes is None else min(nbytes, _NO_LIMIT))
 
 
 def free_kept_memory() -> int:
