@@ -8,6 +8,7 @@
 
 #include "bindings.h"
 #include "build_facts.h"
+#include "int8_linear/params.h"
 #include "rope/params.h"
 #include "token_rows/params.h"
 
@@ -43,6 +44,21 @@ void gelu_rows(Address rows, int64_t count, Address out, Address grad, int num_t
                          threads(num_threads)};
   WithoutLock without_lock;
   gelu_rows_cpu(p);
+}
+
+void int8_linear(Address x, Address weight, Address scales, Address bias, Address plus,
+                 bool has_gelu, const std::array<int64_t, 3>& shape, Address steps, Address out,
+                 int num_threads) {
+  const auto at = pointer<float>;
+  const auto [num_rows, num_inputs, num_outputs] = shape;
+  const Int8LinearParams p{at(x),       pointer<int8_t>(weight),
+                           at(scales),  at(bias),
+                           at(plus),    has_gelu,
+                           num_rows,    num_inputs,
+                           num_outputs, pointer(steps),
+                           at(out),     threads(num_threads)};
+  WithoutLock without_lock;
+  int8_linear_cpu(p);
 }
 
 template <void (*launch)(const RopeParams&)>
@@ -89,6 +105,10 @@ void define_rows(py::module_& module) {
   module.def("transpose_rows_cpu", &transpose_rows, py::kw_only(), "rows"_a, "stride"_a, "shape"_a,
              "out"_a, "num_threads"_a = 1);
   module.def("gelu_rows_cpu", &gelu_rows, py::kw_only(), "rows"_a, "count"_a, "out"_a, "grad"_a = 0,
+             "num_threads"_a = 1);
+  module.def("has_int8_products", &has_int8_products);
+  module.def("int8_linear_cpu", &int8_linear, py::kw_only(), "x"_a, "weight"_a, "scales"_a,
+             "bias"_a = 0, "plus"_a = 0, "has_gelu"_a, "shape"_a, "steps"_a, "out"_a,
              "num_threads"_a = 1);
   def_rope<rope_cpu>(module, "rope_cpu");
 #if VITADAPTER_CUDA_KERNELS

@@ -22,7 +22,10 @@ sys.path.insert(0, str(Path(__file__).parent / "ops"))
 # Both entry points of the attention live in one folder.
 FOLDERS = {"ms_deform_attn_grid": "ms_deform_attn"}
 # GPUs run the attention in Triton, and torch's own batch norm.
-EMPTY = {("window_attention", "cuda"), ("batch_norm", "cuda"), ("batch_norm", "triton")}
+EMPTY = {
+    ("window_attention", "cuda"),
+    *((op, name) for op in ("batch_norm", "int8_linear") for name in ("cuda", "triton")),
+}
 CELLS = [(op, b) for op in checks.probes() for b in NAMES if (op, b) not in EMPTY]
 
 

@@ -13,6 +13,7 @@ IDENTITY = {
     # Of tensors on a device, as the module says: see integrations/test_level_sizes.py.
     "integrations/deformable_detr.py": {"WeakTensorKeyDictionary", "_version", "data_ptr"},
     "weights/choice.py": {"id"},  # within one call, of what a file's dict holds
+    "model/quantize.py": {"id"},  # within one call, of layers that the model holds
     "native/captured.py": {"data_ptr"},  # of weights, asked at every call
     "ops/_backends.py": {"data_ptr"},  # its alignment, asked at every call
     "native/extension.py": {"data_ptr"},  # handed to a kernel that runs before the call returns

@@ -12,6 +12,7 @@ from .builders import (
 )
 from .errors import BackendUnavailable, CheckpointError
 from .model import ViTAdapter
+from .model.quantize import quantize
 from .native.memory import free_kept_memory, keep_freed_memory, limit_kept_memory
 from .ops import backend, ms_deform_attn, ms_deform_attn_grid, patch_embed, tuning
 from .version import __version__
@@ -28,6 +29,7 @@ __all__ = [
     "ms_deform_attn",
     "ms_deform_attn_grid",
     "patch_embed",
+    "quantize",
     "tuning",
     "vit_adapter",
     "vit_adapter_b",

@@ -45,7 +45,16 @@ struct Wide<float> {
   friend Wide operator-(Wide a, Wide b) { return {_mm512_sub_ps(a.v, b.v)}; }
   friend Wide operator*(Wide a, Wide b) { return {_mm512_mul_ps(a.v, b.v)}; }
   static Wide fma(Wide a, Wide b, Wide c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+  friend Wide operator/(Wide a, Wide b) { return {_mm512_div_ps(a.v, b.v)}; }
+  static Wide min(Wide a, Wide b) { return {_mm512_min_ps(a.v, b.v)}; }
   static Wide max(Wide a, Wide b) { return {_mm512_max_ps(a.v, b.v)}; }
+  static Wide keep_if_greater(Wide test, Wide bound, Wide a) {
+    return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test.v, bound.v, _CMP_GT_OQ), a.v)};
+  }
+  static Wide scale(Wide a, Wide shifted) {
+    const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(shifted.v), 23);
+    return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), exponent))};
+  }
   static Wide drop_if_at_most(Wide test, Wide bound, Wide a) {
     return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test.v, bound.v, _CMP_NLE_UQ), a.v)};
   }

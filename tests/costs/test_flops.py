@@ -27,6 +27,7 @@ S_AT_224 = 17_643_518_592
 EXPECTED = {
     "batch_norm": (0, 0),
     "dwconv_gelu": (2 * 84 * 96 * 9, 3),
+    "int8_linear": (2 * 2 * 35 * 96 * 40, 1),
     "ms_deform_attn": (8 * 16 * 6 * 3 * 4 * 64, 2),
     "ms_deform_attn_grid": (8 * 84 * 6 * 4 * 64, 2),
     "patch_embed": (2 * 4 * 6 * 32 * 3 * 16 * 16, 2),

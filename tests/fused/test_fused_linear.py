@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitadapter_fast import ViTAdapter
 from vitadapter_fast.fused import linear
-from vitadapter_fast.fused.linear import dtype_reason, form_of
+from vitadapter_fast.fused.form import dtype_reason, form_of
 from vitadapter_fast.model.grid import grids_of
 from vitadapter_fast.native import gemm
 

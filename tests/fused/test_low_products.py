@@ -15,7 +15,8 @@ from dinov3_cases import dinov3_model
 from torch import Tensor, nn
 
 from vitadapter_fast import ViTAdapter
-from vitadapter_fast.fused.linear import form_of, residual_linear
+from vitadapter_fast.fused.form import form_of
+from vitadapter_fast.fused.linear import residual_linear
 from vitadapter_fast.fused.norm import folded
 from vitadapter_fast.native import extension, gemm
 

@@ -112,6 +112,16 @@ LAUNCHERS = [
         {"qkv_strides": (672, 48), "out_strides": (672, 48)},
     ),
 ]
+if _C.has_int8_products():
+    LAUNCHERS.append(
+        Launcher(
+            ("int8_linear_cpu",),
+            ("x", "weight", "scales", "bias", "plus"),
+            ("steps", "out"),
+            {"shape": [14, 24, 40]},
+            {"has_gelu": True},
+        )
+    )
 
 INTEGERS = [
     *range(-3, 9),
@@ -193,6 +203,9 @@ REFUSED: dict[str, tuple[int, dict[str, Any], str]] = {
     "grid": (8, {"hw": (3, 5)}, "the grid has more tokens than there are"),
     "channels": (8, {"qkv_shape": [2, 14, 2, 6]}, "channels must divide by 4"),
 }
+if _C.has_int8_products():
+    REFUSED["inputs"] = (9, {"shape": [14, 0, 40]}, "there must be 1 to 65536 inputs")
+    REFUSED["long"] = (9, {"shape": [0, 65537, 40]}, "there must be 1 to 65536 inputs")
 
 
 @pytest.mark.parametrize(("which", "change", "message"), REFUSED.values(), ids=REFUSED)

@@ -24,6 +24,7 @@ from vitadapter_fast.ops import (
     _triton,
     batch_norm,
     dwconv_gelu,
+    int8_linear,
     ms_deform_attn,
     ms_deform_attn_grid,
     patch_embed,
@@ -64,6 +65,14 @@ OPS = {
         dwconv_gelu,
         {"tokens": (2, 14, 6), "weight": (6, 1, 3, 3), "bias": (6,)},
         {"grid_hw": LEVELS},
+    ),
+    "int8_linear": Op(
+        int8_linear,
+        {"x": (2, 7, 10), "scales": (21,), "bias": (21,), "plus": (2, 7, 21)},
+        {"weight": torch.ones(2, 3, 16, 4, dtype=torch.int8), "has_gelu": False},
+        has_cuda=False,
+        has_triton=False,
+        constants=("scales", "bias"),
     ),
     "rope": Op(
         rope,

@@ -154,7 +154,7 @@ def test_nobody_is_told_what_is_no_news(
 def test_probes_name_every_operator() -> None:
     public = {name for name in ops.__all__ if callable(getattr(ops, name))}
     assert public - set(info.probes()) <= {
-        *("backend", "tuning"),
+        *("backend", "tuning", "int8_weight"),
         *("free_kept_memory", "keep_freed_memory", "limit_kept_memory"),
     }
 

@@ -62,6 +62,11 @@ def _windows(backend: str, qkv: Tensor) -> Tensor:
     return ops.window_attention(qkv, (8, 8), 5, backend=backend)
 
 
+def _int8(backend: str, x: Tensor, plus: Tensor) -> Tensor:
+    weight, scales = ops.int8_weight(_random(40, 96))
+    return ops.int8_linear(x, weight.to(x.device), scales.to(x.device), plus=plus, backend=backend)
+
+
 def _norm(backend: str, tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     wide = torch.promote_types(tokens.dtype, torch.float32)
     weight, bias = weight.to(wide), bias.to(wide)
@@ -83,6 +88,7 @@ def probes() -> dict[str, Probe]:
     return {
         "batch_norm": Probe(norm, _norm),
         "dwconv_gelu": Probe(conv, _conv),
+        "int8_linear": Probe((_random(2, 35, 96), _random(2, 35, 40)), _int8),
         "ms_deform_attn": Probe((_random(1, 84, 6, 64), locations, weights), _classic),
         "ms_deform_attn_grid": Probe(
             (_random(1, 16, 6, 64), _random(1, 84, 6, 1, 4, 2), _random(1, 84, 6, 1, 4)), _grid

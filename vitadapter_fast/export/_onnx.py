@@ -21,7 +21,7 @@ from ._decompositions import (
 )
 from ._files import appearing
 from ._parity import CHECKED_SIZES, Parity, compare
-from ._program import export_program, sizes_to_check
+from ._program import export_program, refuse_rounded, sizes_to_check
 
 _SAMPLES = {"gather": sample_by_gather, "plugin": sample_by_plugin}
 MODES = tuple(_SAMPLES)
@@ -77,6 +77,7 @@ def export_onnx(
         raise ValueError(f"export: opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
     if (dtype := model.patch_embed.proj.weight.dtype) != torch.float32:
         raise ValueError(f"export: ONNX wants a float32 model, got {dtype}; call model.float()")
+    refuse_rounded(model)
     sizes = sizes_to_check(image_size, check_sizes)
     with appearing(path) as part:
         program = export_program(model, image_size, batch=batch)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch.export import Dim, ExportedProgram
 
+from ..fused import Int8Linear
 from ..images import is_whole
 from ..model import ViTAdapter
 from ..model.grid import SIZE_MULTIPLE
@@ -44,7 +45,8 @@ def export_program(
         [B, C, H / s, W / s] for s = 4, 8, 16, 32.
 
     Raises:
-        ValueError: The model is in training mode, or a size or the batch is wrong.
+        ValueError: The model is in training mode, a size or the batch is wrong, or the model was
+            quantized and ``decompose`` is asked for.
     """
     if model.training:
         raise ValueError("export: wanted a model in eval mode; call model.eval() first")
@@ -52,6 +54,8 @@ def export_program(
         raise ValueError(f"export: batch must be a whole number, at least 1, got {batch!r}")
     is_dynamic = image_size is None
     hw = _traced_hw(model) if image_size is None else check_size(image_size)
+    if decompose:
+        refuse_rounded(model)
     weight = model.patch_embed.proj.weight
     B = _TRACED_BATCH if is_dynamic else batch
     image = torch.empty(B, model.in_chans, *hw, dtype=weight.dtype, device=weight.device)
@@ -60,6 +64,15 @@ def export_program(
     with torch.no_grad():
         program = torch.export.export(model, (image,), dynamic_shapes=sizes if is_dynamic else None)
     return program.run_decompositions(decompositions(sample_by_gather)) if decompose else program
+
+
+def refuse_rounded(model: ViTAdapter) -> None:
+    """Raise ValueError where a model was quantized: only this library knows its layers."""
+    if any(isinstance(module, Int8Linear) for module in model.modules()):
+        raise ValueError(
+            "export: the model was quantized, and its layers need this library; export the model "
+            "before vitadapter_fast.quantize, and let the runtime quantize the file"
+        )
 
 
 def check_size(image_size: Sequence[int]) -> tuple[int, int]:

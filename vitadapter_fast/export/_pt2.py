@@ -11,7 +11,7 @@ from torch import Tensor
 from ..model import ViTAdapter
 from ._files import appearing
 from ._parity import CHECKED_SIZES, Parity, compare
-from ._program import export_program, sizes_to_check
+from ._program import export_program, refuse_rounded, sizes_to_check
 
 
 def export_pt2(
@@ -45,6 +45,7 @@ def export_pt2(
     """
     if not str(path).endswith(".pt2"):
         raise ValueError(f"export: wanted a file name that ends in .pt2, got {path}")
+    refuse_rounded(model)
     sizes = sizes_to_check(image_size, check_sizes)
     with appearing(path) as part:
         program = export_program(model, image_size, batch=batch)

@@ -7,10 +7,11 @@ why its modules are called instead; ``forward(module, ...)`` is the box.
 """
 
 from . import block, extractor, injector, pyramid, spatial_prior
-from ._choice import NORMS, readable, runs, touched_reason
+from ._choice import LINEARS, NORMS, readable, runs, touched_reason
 from .attention import attend, by_heads
 from .checkpointing import recompute
 from .group_norm import GroupNorm
+from .int8_linear import Int8Linear
 from .maps import joined
 from .portions import in_portions
 from .resize import resize
@@ -20,6 +21,8 @@ BOXES = (block, extractor, injector, pyramid, spatial_prior)
 __all__ = [
     "BOXES",
     "GroupNorm",
+    "Int8Linear",
+    "LINEARS",
     "NORMS",
     "attend",
     "block",

@@ -19,16 +19,19 @@ from torch.nn import Parameter
 
 from ..ops._backends import requested
 from .group_norm import GroupNorm
+from .int8_linear import Int8Linear
 
 _log = logging.getLogger("vitadapter_fast")
 _Module = TypeVar("_Module", bound=nn.Module)
 
 # What weights may be: fake ones count what a model costs.
 _WEIGHTS = (Parameter, FakeTensor)
+LINEARS = (nn.Linear, Int8Linear)
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, GroupNorm)
-# torch's classes whose arithmetic is done here, and the parameters that it needs.
+# Layers whose arithmetic is done here, and the parameters that it needs.
 _LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("weight",),
+    Int8Linear: (),  # its weights are buffers
     nn.Conv2d: ("weight",),
     nn.ConvTranspose2d: ("weight",),
     nn.LayerNorm: ("weight", "bias"),

@@ -9,7 +9,8 @@ from torch import Tensor
 from ._choice import touched_reason
 from .attention import attend, by_heads
 from .drop_path import is_dropped, pass_by
-from .linear import dtype_reason, form_of, mode_reason, norm_linear, residual_linear
+from .form import dtype_reason, form_of, mode_reason
+from .linear import norm_linear, residual_linear
 
 
 def unsupported_reason(block: Any, x: Tensor) -> str | None:

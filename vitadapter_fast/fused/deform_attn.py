@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from .. import ops
 from ._choice import touched_reason
-from .linear import dtype_reason, form_of, mode_reason, norm_linear, residual_linear
+from .form import dtype_reason, form_of, mode_reason
+from .linear import norm_linear, residual_linear
 
 
 def unsupported_reason(owner: Any, query: Tensor, feature: Tensor) -> str | None:

@@ -11,7 +11,8 @@ from ..native import tensors
 from ..ops import dwconv_gelu
 from .deform_attn import add_attention, unsupported_reason
 from .drop_path import is_dropped, pass_by
-from .linear import form_of, norm_linear, residual_linear
+from .form import form_of
+from .linear import norm_linear, residual_linear
 
 __all__ = ["forward", "unsupported_reason"]
 

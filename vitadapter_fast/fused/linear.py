@@ -9,96 +9,21 @@ gradient: with G = grad.T @ rows, the gradient of the weight is gamma * G, that 
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..native import extension, gemm, tensors, token_rows
-
-_AS_IS = nullcontext()
-
-
-class Form(NamedTuple):
-    """How the linear layers of a box are computed, asked once for all of them.
-
-    Attributes:
-        dtype: Of what the layers give.
-        compute: Of the matrix products.
-        wide: Of norms, and of weights until all factors are in them.
-        is_ours: Whether kernels of ours normalize: those of float32 on the CPU.
-        is_suited: Whether products are of float32 on the CPU, as ``gemm.linear`` asks; then our
-            kernels also activate.
-        autocast: Enter it around what runs between the layers: off where products are wider than
-            what it asks for.
-    """
-
-    dtype: torch.dtype
-    compute: torch.dtype
-    wide: torch.dtype
-    is_ours: bool
-    is_suited: bool
-    autocast: AbstractContextManager[object]
-
-
-def mode_reason(x: Tensor) -> str | None:
-    """Return why linear layers are called here, whatever they are, or None."""
-    if tensors.is_recorded():
-        return "a compiler or tracer records it, which fuses layers itself"
-    if not (torch.is_grad_enabled() or tensors.is_on_cpu(x)):
-        # To fold LayerScale into the weights is more work then, for Python too, than one pass over
-        # the tokens.
-        return "off the CPU nothing is gained where no gradients are recorded"
-    return None
-
-
-def dtype_reason(x: Tensor, weight: Tensor) -> str | None:
-    """Return why tokens and weights of these dtypes are not multiplied here, or None."""
-    if product_dtypes(x, weight) is None:
-        return f"the tokens are {x.dtype} and the weights {weight.dtype}"
-    return None
-
-
-def form_of(x: Tensor, weight: Tensor) -> Form:
-    """Return the form for tokens and weights without a ``dtype_reason``."""
-    dtypes = product_dtypes(x, weight)
-    assert dtypes is not None
-    asked, compute = dtypes
-    # What nobody keeps for a backward pass is not rounded.
-    dtype = asked if torch.is_grad_enabled() else compute
-    wide = torch.promote_types(weight.dtype, compute)
-    is_plain = (
-        type(x) is Tensor
-        and tensors.is_on_cpu(x)
-        and x.numel() > 0
-        and extension.load()[0] is not None
-    )
-    is_ours, is_suited = is_plain and wide is torch.float32, is_plain and compute is torch.float32
-    autocast = _AS_IS if compute is asked else tensors.without_autocast()
-    return Form(dtype, compute, wide, is_ours, is_suited, autocast)
-
-
-def product_dtypes(x: Tensor, weight: Tensor) -> tuple[torch.dtype, torch.dtype] | None:
-    """Return the dtype of a product of tokens or maps and weights, and that of its arithmetic.
-
-    None where those of the two disagree.
-    """
-    device, wanted = x.device.type, weight.dtype
-    asked = x.dtype
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        asked = torch.get_autocast_dtype(device)
-        if wanted != torch.float32 or x.dtype not in (asked, wanted):
-            return None
-    elif asked != wanted:
-        return None
-    return asked, gemm.compute_dtype(x, asked) if asked in gemm.LOW else asked
+from ..native import gemm, tensors, token_rows
+from ..ops import int8_linear
+from .form import Form
+from .int8_linear import Int8Linear
 
 
 def norm_linear(
-    form: Form, x: Tensor, norm: nn.LayerNorm, *layers: nn.Linear
+    form: Form, x: Tensor, norm: nn.LayerNorm, *layers: nn.Linear | Int8Linear
 ) -> tuple[Tensor, ...]:
     """Return the result of each of ``layers`` on ``norm(x)``, [B, N, C] each, and x.
 
@@ -112,12 +37,15 @@ def norm_linear(
         layers: From K channels to any. One matrix product computes all of them, if all have a bias
             or none has; the results are views of it.
     """
-    if len(layers) > 1 and len({layer.bias is None for layer in layers}) > 1:
+    if len(layers) > 1 and len({(type(layer), layer.bias is None) for layer in layers}) > 1:
         results = []
         for layer in layers:
             result, x = norm_linear(form, x, norm, layer)
             results.append(result)
         return (*results, x)
+    if isinstance(layers[0], Int8Linear):
+        normalized = _normalized(form, x, norm)
+        return (*(layer(normalized).to(form.dtype) for layer in layers), x)
     of_norm = (norm.weight, norm.bias, norm.eps)
     if len(layers) == 1:
         weight, bias = layers[0].weight, layers[0].bias
@@ -131,7 +59,7 @@ def residual_linear(
     form: Form,
     x: Tensor,
     hidden: Tensor,
-    layer: nn.Linear,
+    layer: nn.Linear | Int8Linear,
     *,
     activation: str = "none",
     gamma: Tensor | None = None,
@@ -152,10 +80,15 @@ def residual_linear(
         overwrites: Whether the result may come in the memory of ``x``, as it does for large images
             where no gradients are recorded.
     """
-    if form.compute == torch.float16 and gamma is not None:
+    if isinstance(layer, Int8Linear) and kept is None and not torch.is_grad_enabled():
+        return _int8_residual(x, hidden, layer, activation, gamma)
+    is_narrow = form.compute == torch.float16 and gamma is not None
+    if is_narrow or isinstance(layer, Int8Linear):
         # In float16 small gammas times weights underflow, and sums without them overflow.
-        scale = gamma if kept is None else kept * gamma
-        return torch.addcmul(x, scale, layer(_activated(hidden, activation)))
+        branch = layer(_activate_by_torch(hidden, activation))
+        branch = branch if kept is None else kept * branch
+        total = x + branch if gamma is None else torch.addcmul(x, gamma, branch)
+        return total.to(x.dtype)
     if kept is not None and x.shape[0] == 1:
         # The factor of the only image is one of the weight as well, where it costs no pass.
         gamma = kept.flatten().expand(x.shape[2]) if gamma is None else gamma * kept.flatten()
@@ -174,7 +107,31 @@ def residual_linear(
     return result
 
 
-def _activated(hidden: Tensor, activation: str) -> Tensor:
+def _normalized(form: Form, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """Return the normalized tokens, only until the next call."""
+    x, weight, bias = x.to(form.wide), norm.weight.to(form.wide), norm.bias.to(form.wide)
+    if form.is_ours and not torch.is_grad_enabled():
+        return token_rows.normalize(x, weight, bias, norm.eps)[0]
+    return F.layer_norm(x, x.shape[-1:], weight, bias, norm.eps)
+
+
+def _int8_residual(
+    x: Tensor, hidden: Tensor, layer: Int8Linear, activation: str, gamma: Tensor | None
+) -> Tensor:
+    """Return x + gamma * layer(activation(hidden)), in one pass over each; without gradients."""
+    scales, bias = layer.scales, layer.bias
+    if gamma is not None:
+        scales = scales * gamma.float()
+        bias = None if bias is None else bias * gamma.float()
+    if has_gelu := activation == "gelu":
+        activation = "none"
+    hidden = _activate_by_torch(hidden, activation)
+    plus = x if x.dtype == hidden.dtype else None
+    total = int8_linear(hidden, layer.weight, scales, bias, plus=plus, has_gelu=has_gelu)
+    return total if plus is not None else (x + total).to(x.dtype)
+
+
+def _activate_by_torch(hidden: Tensor, activation: str) -> Tensor:
     if activation == "gelu":
         return F.gelu(hidden)
     if activation == "swiglu":
@@ -192,7 +149,7 @@ def _activate(
     """
     if is_ours and activation == "gelu" and hidden.is_contiguous():
         return token_rows.gelu(hidden, grad), grad
-    activated = _activated(hidden, activation)
+    activated = _activate_by_torch(hidden, activation)
     if grad is None or activation == "none":
         return activated, grad
     if activation == "gelu":

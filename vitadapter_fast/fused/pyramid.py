@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from ..native import extension, gemm, tensors, token_rows
 from ._choice import touched_reason
-from .linear import product_dtypes
+from .form import product_dtypes
 from .maps import map_to_tokens
 from .norm import as_affine, is_constant, normalize
 from .product import double, is_product, taps

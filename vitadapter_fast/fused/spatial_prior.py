@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..native import tensors
 from . import bands
 from ._choice import NORMS, touched_reason
-from .linear import product_dtypes
+from .form import product_dtypes
 from .maps import map_to_tokens
 from .norm import folded, normalize
 from .product import project

@@ -14,8 +14,8 @@ from .. import fused, ops
 @fused.readable(
     sampling_offsets=nn.Linear,
     attention_weights=nn.Linear,
-    value_proj=nn.Linear,
-    output_proj=nn.Linear,
+    value_proj=fused.LINEARS,
+    output_proj=fused.LINEARS,
 )
 class DeformAttn(nn.Module):
     """Let each query sample a few points of the value maps around its own position.

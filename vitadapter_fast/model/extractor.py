@@ -32,7 +32,7 @@ class DepthwiseConv(nn.Module):
         return torch.cat([map_to_tokens(level) for level in maps], dim=1)
 
 
-@fused.readable(fc1=nn.Linear, dwconv=DepthwiseConv, fc2=nn.Linear)
+@fused.readable(fc1=fused.LINEARS, dwconv=DepthwiseConv, fc2=fused.LINEARS)
 class ConvFFN(nn.Module):
     """Two linear layers with a depthwise convolution and GELU between them."""
 

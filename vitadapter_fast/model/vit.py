@@ -12,7 +12,7 @@ from .drop_path import DropPath
 FFNS = ("mlp", "swiglu")
 
 
-@fused.readable(qkv=nn.Linear, proj=nn.Linear, proj_drop=nn.Dropout)
+@fused.readable(qkv=fused.LINEARS, proj=fused.LINEARS, proj_drop=nn.Dropout)
 class Attention(nn.Module):
     """Multi-head self-attention, among all tokens or within square windows of the grid."""
 
@@ -67,7 +67,7 @@ class Attention(nn.Module):
         return self.proj_drop(self.proj(attended))  # type: ignore[no-any-return]
 
 
-@fused.readable(fc1=nn.Linear, fc2=nn.Linear, drop=nn.Dropout)
+@fused.readable(fc1=fused.LINEARS, fc2=fused.LINEARS, drop=nn.Dropout)
 class Mlp(nn.Module):
     """Two linear layers with GELU between them."""
 
@@ -84,7 +84,7 @@ class Mlp(nn.Module):
         return self.drop(self.fc2(hidden))  # type: ignore[no-any-return]
 
 
-@fused.readable(w12=nn.Linear, w3=nn.Linear, drop=nn.Dropout)
+@fused.readable(w12=fused.LINEARS, w3=fused.LINEARS, drop=nn.Dropout)
 class SwiGLU(nn.Module):
     """A gated feed-forward: w3(silu(gate) * value).
 

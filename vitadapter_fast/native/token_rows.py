@@ -143,6 +143,11 @@ def widened(weight: Tensor) -> Tensor:
     return _kept("widened", weight.numel()).view(weight.shape).copy_(weight)
 
 
+def kept_bytes(nbytes: int) -> Tensor:
+    """Return memory that the thread's next call may write to."""
+    return _kept("rounded", -(-nbytes // 4))
+
+
 def _kept(use: str, numel: int) -> Tensor:
     """Return [numel] of float32 that this thread keeps for ``use``, up to a limit.
 
