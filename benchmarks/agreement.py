@@ -34,6 +34,7 @@ _EXACT = 1e-4  # of a map, in float32: 1e-6 to 2e-6 are usual
 # Gradients as a whole and loosely: of few pixels, one on the other side of a ReLU's kink makes
 # 0.5 %. The operators' own checks are the strict ones.
 _EXACT_GRADIENT = 3e-2
+_ROUNDED = 0.06  # of a map, with products of 8 bits: 0.01 to 0.04 are usual
 _SLACK, _FLOOR, _GRADIENT_FLOOR = 1.5, 2e-3, 2e-2
 
 MapsOf = Callable[..., list[Tensor]]
@@ -85,6 +86,18 @@ def check_maps(
         error = _distance(got, truth)
         # Not >: a NaN must fail.
         assert error < allowed, f"{name}: error {error:.3g} exceeds {allowed:.3g}"
+
+
+def check_rounded(model: nn.Module, plain: nn.Module, maps_of: MapsOf, image: Tensor) -> None:
+    """Compare maps in eval of a model with weights of 8 bits with those of float32.
+
+    Raises:
+        AssertionError: One is further off than such weights explain, or not a number.
+    """
+    pairs = zip(_in_eval(model, maps_of, image), _in_eval(plain, maps_of, image), strict=True)
+    for index, (got, truth) in enumerate(pairs):
+        error = _distance(got, truth)
+        assert error < _ROUNDED, f"map {index}: error {error:.3g} exceeds {_ROUNDED}"
 
 
 def _distance(one: Tensor, truth: Tensor) -> float:

@@ -12,13 +12,13 @@ from typing import Any
 import runtimes
 import torch
 import torch.nn.functional as F
-from agreement import check_maps
+from agreement import check_maps, check_rounded
 from plain import Plain
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from worker import PASSES, Spec, Workload
 
-from vitadapter_fast import ViTAdapter, __version__, keep_freed_memory
+from vitadapter_fast import ViTAdapter, __version__, keep_freed_memory, quantize
 from vitadapter_fast.builders import preset_of, vit_adapter
 from vitadapter_fast.costs import cost
 from vitadapter_fast.presets import PRESETS
@@ -32,6 +32,7 @@ _NOT_CHECKED = (PLAIN, TIMM, TRANSFORMERS, ARITHMETIC)
 FORWARD_ONLY = (ARITHMETIC, runtimes.OPENVINO, runtimes.ONNXRUNTIME)
 # Forward of one size; the file of g would not fit beside the model.
 _IN_RUNTIMES = ("s", "b", "l")
+_ROUNDED_IN_RUNTIMES = ("s", "b")  # two minutes for B
 _PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "linear", "_linear_pointwise", "convolution")
 # torch has one for every library that it calls: flash, efficient, cudnn, for_cpu, ...
 _ATTENTION = ("_scaled_dot_product_", "window_attention")
@@ -40,9 +41,14 @@ _CHECK_HW = (32, 256)
 
 
 def contenders(model: str, scale: str, dtype: str = "float32") -> list[str]:
-    """Return what is compared for a preset in a dtype; on the CPU autocast makes it bfloat16."""
+    """Return what is compared for a preset in a dtype: on the CPU bfloat16 is autocast's.
+
+    With "int8" products of 8 bits take the place of linear layers', for a forward pass.
+    """
     if scale == "cpu_sizes":
         return [OURS, KEEPING]
+    if dtype == "int8":
+        return [OURS, PLAIN] + (runtimes.found(dtype) if model in _ROUNDED_IN_RUNTIMES else [])
     is_gpu = scale.startswith("gpu")
     found = [OURS, PLAIN] + [SDPA] * is_gpu
     is_dinov3 = model not in PRESETS
@@ -71,8 +77,8 @@ def build(spec: Spec) -> Workload:
     model, version = _contender(spec.contender, adapter, spec, image[0])
     if spec.contender != ARITHMETIC:
         model.to(spec.device)
-    low = getattr(torch, spec.dtype)
-    is_low = low != torch.float32
+    is_rounded, is_low = spec.dtype == "int8", spec.dtype in ("bfloat16", "float16")
+    low = getattr(torch, spec.dtype) if is_low else torch.bfloat16
 
     def maps_of(module: Any, pixels: Tensor, is_low: bool = is_low) -> list[Tensor]:
         with torch.autocast(spec.device, dtype=low, enabled=is_low):
@@ -96,6 +102,9 @@ def build(spec: Spec) -> Workload:
         return None
 
     def check() -> None:
+        if is_rounded:
+            plain = Plain(_adapter(name, spec.device))  # of weights that were not rounded
+            return check_rounded(model, plain, maps_of, image[0])
         if spec.contender in _NOT_CHECKED:
             return
         # Compiled once for a shape, that of its times.
@@ -157,6 +166,9 @@ def _contender(
     if contender in (PLAIN, SDPA, COMPILED, SDPA_COMPILED):
         plain = Plain(adapter, has_sdpa=contender in (SDPA, SDPA_COMPILED))
         plain.prepare(spec.shape["image_hw"], spec.device)
+        if spec.dtype == "int8":
+            kinds = {nn.Linear}
+            return torch.ao.quantization.quantize_dynamic(plain, kinds), torch.__version__
         if contender in (PLAIN, SDPA):
             return plain, torch.__version__
         # Not dynamic: code for known sizes is faster.
@@ -174,6 +186,8 @@ def _contender(
         return _timm(name), metadata.version("timm")
     if contender == TRANSFORMERS:
         return _transformers(name), metadata.version("transformers")
+    if spec.dtype == "int8":
+        adapter = quantize(adapter, inplace=True)
     if contender == KEEPING:
         keep_freed_memory()  # of its process alone
     return adapter, __version__

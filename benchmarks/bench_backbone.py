@@ -8,6 +8,8 @@ from backbones import FORWARD_ONLY, PLAIN, SDPA_COMPILED, contenders
 from worker import PASSES, Spec
 from workloads import Row
 
+from vitadapter_fast.ops.int8_linear import cpu as int8_kernel
+
 Shape = tuple[str, tuple[int, int], int]
 GPU_SIZES = ((512, 512), (1024, 1024), (800, 1344))
 SIZES: dict[str, list[Shape]] = {
@@ -33,6 +35,8 @@ SIZES: dict[str, list[Shape]] = {
 }
 # Of scale cpu, in bfloat16 as well.
 LOW: list[Shape] = [("s", (512, 512), 1), ("b", (512, 512), 1), ("dinov3-s", (512, 512), 1)]
+# Of scale cpu, with products of 8 bits as well; where there is no kernel for them, nobody would.
+ROUNDED: list[Shape] = [*LOW[:2], ("l", (224, 224), 1), ("g", (224, 224), 1)]
 # What scale gpu has room for: float32 at one size; a compiler at one shape that waits for the host,
 # and at one that does not.
 FLOAT32: list[Shape] = [("s", (1024, 1024), 1), ("b", (1024, 1024), 1)]
@@ -56,7 +60,10 @@ def _dtypes(scale: str, shape: Shape, device: str) -> tuple[str, ...]:
     if device == "cuda":
         is_left_out = scale == "gpu" and shape not in FLOAT32
         return ("bfloat16",) if is_left_out else ("bfloat16", "float32")
-    return ("float32", "bfloat16") if scale == "cpu" and shape in LOW else ("float32",)
+    if scale != "cpu":
+        return ("float32",)
+    is_rounded = shape in ROUNDED and int8_kernel.processor_reason() is None
+    return "float32", *["bfloat16"] * (shape in LOW), *["int8"] * is_rounded
 
 
 def _rows(names: list[str], device: str, shape: Shape, dtype: str) -> list[Row]:
@@ -66,7 +73,8 @@ def _rows(names: list[str], device: str, shape: Shape, dtype: str) -> list[Row]:
     rows = []
     for contender in names:
         spec = Spec("backbone", contender, facts, dtype, device)
-        passes = PASSES[:1] if contender in FORWARD_ONLY else PASSES
+        is_trained = contender not in FORWARD_ONLY and dtype != "int8"
+        passes = PASSES if is_trained else PASSES[:1]
         rows += [Row(spec, name, each) for each in passes]
     return rows
 

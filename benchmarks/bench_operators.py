@@ -1,10 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""Patch embedding, windowed attention, rotary positions, depthwise convolution, batch norm."""
+"""Patch embedding, windows, rotary positions, depthwise convolution, norm, 8-bit products."""
 
 from typing import Any
 
 from workloads import Row, rows
+
+from vitadapter_fast.ops.int8_linear import cpu as int8_kernel
 
 SIZES = {
     "smoke": {"s": [(128, 1)]},
@@ -31,6 +33,8 @@ def cases(scale: str, device: str) -> list[Row]:
     found = [row for kind in kinds for row in rows(kind, device, shapes, dtypes)]
     if device == "cpu":  # GPUs run torch's
         found += rows("batch_norm", device, shapes)
+    if device == "cpu" and int8_kernel.processor_reason() is None:
+        found += rows("int8_linear", device, shapes)
     return found
 
 

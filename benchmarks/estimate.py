@@ -23,7 +23,7 @@ _COMPILE_S = 60.0  # a pass of a backbone; the training step counts twice
 _OTHER_S = 60.0  # limits of the device, bench_overhead, collecting, writing
 # TFLOP of a forward pass per megapixel (1024 x 1024, from shapes), and TFLOP/s that it runs at.
 _TFLOP = {"s": 0.45, "b": 1.27, "l": 3.3, "g": 10.8}
-_TFLOP_PER_S = {"bfloat16": 120.0, "float32": 30.0}
+_TFLOP_PER_S = {"bfloat16": 120.0, "float32": 30.0, "int8": 30.0}
 _WALL_S, _LEAST_S = 0.5, 0.01  # of rounds, and again of replays; a call that is bound by the host
 _LEAST_CALLS, _OTHER_CALLS = 6, 6  # rounds and replays; memory, the first call, warming up, capture
 

@@ -34,6 +34,8 @@ from problems import OURS  # noqa: E402
 from worker import PASSES, Spec  # noqa: E402
 from workloads import build  # noqa: E402
 
+from vitadapter_fast.ops.int8_linear import cpu as int8_kernel  # noqa: E402
+
 FILE = Path(__file__).parent / "gate.json"
 LOSS = 1.15  # on a processor of the file
 OTHER_PROCESSOR = 2.0
@@ -48,6 +50,8 @@ RIVALS = {
     "dwconv_gelu": (SHAPE, "split + conv2d + cat"),
     "batch_norm": (SHAPE, "torch"),
 }
+if int8_kernel.processor_reason() is None:
+    RIVALS["int8_linear"] = (SHAPE, "torch._int_mm, composed")
 
 
 # Each kernel in both; float32 has no word of its own in the file.

@@ -274,6 +274,43 @@ def _batch_norm(spec: Spec) -> Problem:
     return Problem(make, ours("reference"), contenders, 0)
 
 
+def _int8_linear(spec: Spec) -> Problem:
+    """The last layer of a block's feed-forward, and the residual."""
+    channels, batch = PRESETS[spec.shape["model"]].embed_dim, spec.shape.get("batch", 1)
+    tokens = (spec.shape["image"] // 16) ** 2
+    generator = torch.Generator().manual_seed(98)
+    weight, scales = ops.int8_weight(torch.randn(channels, 4 * channels, generator=generator))
+    matrix = weight.transpose(1, 2).reshape(channels, -1).t().contiguous()
+    sums = matrix.sum(0, dtype=torch.int32)
+
+    def make(seed: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        shapes = (batch, tokens, 4 * channels), (batch, tokens, channels)
+        return [torch.randn(s, generator=generator).double().requires_grad_() for s in shapes]
+
+    def ours(backend: str | None) -> Op:
+        return lambda x, plus: ops.int8_linear(x, weight, scales, plus=plus, backend=backend)
+
+    def composed(x: Tensor, plus: Tensor) -> Tensor:
+        """Round, multiply by oneDNN and scale, one after the other."""
+        rows = x.detach().float().flatten(0, 1)
+        low, high = rows.amin(1, keepdim=True).clamp(max=0), rows.amax(1, keepdim=True)
+        step = high.clamp(min=0) / 255 - low / 255
+        inverse = 1 / step
+        zero = torch.round(-low * inverse) - 128
+        rounded = torch.clamp(torch.round(rows * inverse) + zero, -128, 127).to(torch.int8)
+        total = (torch._int_mm(rounded, matrix) - zero.int() * sums) * (step * scales)
+        exact = total.view_as(plus).to(x.dtype) + plus
+        if not torch.is_grad_enabled():
+            return exact
+        smooth = F.linear(x, (matrix * scales).t().to(x.dtype)) + plus
+        return smooth + (exact - smooth).detach()
+
+    contenders = {OURS: (__version__, ours(None))}
+    contenders["torch._int_mm, composed"] = (torch.__version__, composed)
+    return Problem(make, ours("reference"), contenders, 8 * batch * tokens * channels**2)
+
+
 PROBLEMS: dict[str, Callable[[Spec], Problem]] = {
     "ms_deform_attn": _attention,
     "patch_embed": _patch_embed,
@@ -281,4 +318,5 @@ PROBLEMS: dict[str, Callable[[Spec], Problem]] = {
     "rope": _rope,
     "dwconv_gelu": _dwconv_gelu,
     "batch_norm": _batch_norm,
+    "int8_linear": _int8_linear,
 }

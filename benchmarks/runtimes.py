@@ -17,6 +17,11 @@ from vitadapter_fast.export import export_onnx
 
 OPENVINO, ONNXRUNTIME = "OpenVINO", "onnxruntime"
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+_OF_DTYPE: dict[str, tuple[str, ...]] = {
+    "float32": (OPENVINO, ONNXRUNTIME),
+    "bfloat16": (OPENVINO,),
+    "int8": (ONNXRUNTIME,),  # which quantizes without images; OpenVINO runs its file slower
+}
 
 Run = Callable[[Tensor], list[Tensor]]
 
@@ -25,7 +30,7 @@ def found(dtype: str) -> list[str]:
     """Return the runtimes of a dtype that can be imported here; all need what writes the file."""
     if not all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
         return []
-    names = (OPENVINO, ONNXRUNTIME) if dtype == "float32" else (OPENVINO,)
+    names = _OF_DTYPE[dtype]
     return [name for name in names if find_spec(name.lower())]
 
 
@@ -47,19 +52,32 @@ class InRuntime(nn.Module):
             adapter: Of float32.
             image: Of the size and batch that will come.
             threads: Of the runtime.
-            dtype: What it computes in: "float32", and "bfloat16" for OpenVINO, which takes and
-                gives float32 all the same.
+            dtype: What it computes in: "float32", "bfloat16" for OpenVINO, which takes and gives
+                float32 all the same, or "int8" for onnxruntime's dynamic quantization.
         """
         super().__init__()
         load = {OPENVINO: _openvino, ONNXRUNTIME: _onnxruntime}[name]
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             export_onnx(adapter.eval(), path, tuple(image.shape[2:]), batch=image.shape[0])
+            if dtype == "int8":
+                path = _quantized(path)
             self._run = load(path, threads or torch.get_num_threads(), dtype)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the four maps of images [B, 3, H, W]."""
         return self._run(image)
+
+
+def _quantized(path: Path) -> Path:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    found = path.with_name("int8.onnx")
+    products = ["MatMul", "Gemm"]
+    quantize_dynamic(
+        path, found, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=products
+    )
+    return found
 
 
 def _openvino(path: Path, threads: int, dtype: str) -> Run:
