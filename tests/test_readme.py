@@ -175,6 +175,12 @@ def test_launches_on_several_gpus(block: Block, tmp_path: Path) -> None:
     assert [each.training_script for each in scripts] == ["train.py", "train.py", "tools/train.py"]
 
 
+@runs("8 bits on the CPU: python")
+def test_quantized_model_runs(block: Block) -> None:
+    found = run_python(block)
+    assert [each.shape[2] for each in found["maps"]] == [128, 64, 32, 16]
+
+
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
 @runs("Small batches on a GPU: python")
 def test_captured_model(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:

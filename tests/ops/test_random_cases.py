@@ -24,6 +24,9 @@ from hypothesis import strategies as st
 from test_batch_norm import NormCase, make_norm_inputs
 from test_batch_norm import check as check_norm
 from test_dwconv_gelu import check as check_convolution
+from test_int8_linear import Case as Int8Case
+from test_int8_linear import check as check_int8
+from test_int8_linear import needs_kernel
 from test_ms_deform_attn import check as check_attention
 from test_patch_embed import check as check_patch_embed
 from test_rope import Case as RopeCase
@@ -35,7 +38,8 @@ from vitadapter_fast.ops import _triton
 SIDES = st.sampled_from([1, 2, 3, 5, 7, 11])
 SMALL_SIDES = st.sampled_from([1, 2, 3, 5])
 SIZES = st.tuples(SIDES, SIDES)
-DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64])
+NARROW = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
+DTYPES = NARROW | st.just(torch.float64)
 
 attention_cases = st.builds(
     AttnCase,
@@ -90,6 +94,14 @@ rope_cases = st.builds(
     prefix=st.integers(0, 6),
     heads=st.integers(1, 3),
     channels=st.sampled_from([4, 8, 12, 24, 32, 40, 64]),
+)
+int8_cases = st.builds(
+    Int8Case,
+    name=st.just("random"),
+    shape=st.tuples(st.integers(0, 3), st.integers(1, 70), st.integers(1, 90)),
+    outputs=st.integers(1, 120),
+    has_bias=st.booleans(),
+    has_plus=st.booleans(),
 )
 attention = {
     "ways": layouts,
@@ -179,6 +191,13 @@ def test_windows(case: WindowCase, ways: list[str], **how: Any) -> None:
 @given(case=rope_cases, ways=layouts, dtype=DTYPES)
 def test_rope(case: RopeCase, ways: list[str], dtype: torch.dtype) -> None:
     check_rope(case, dtype, "cpu", change=lay_out(ways))
+
+
+@needs_kernel
+@calls(200)
+@given(case=int8_cases, ways=layouts, dtype=NARROW, has_gelu=st.booleans())
+def test_int8_linear(case: Int8Case, ways: list[str], **how: Any) -> None:
+    check_int8(case, change=lay_out(ways), **how)
 
 
 @interpreted

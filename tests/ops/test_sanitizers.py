@@ -4,6 +4,7 @@
 
 import hashlib
 import os
+import platform
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,10 @@ from sanitized import run_sanitized
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = ROOT / "tests" / "sanitizers" / "threads.cpp"
 FLAGS = ["-std=c++17", "-O1", "-g", "-fsanitize=thread", "-pthread", "-DVITADAPTER_ISA=portable"]
+# For this instruction set alone; the driver calls it where the processor has it.
+WITH_VNNI = ROOT / "csrc" / "int8_linear" / "forward_cpu.cpp"
+VNNI = ["-UVITADAPTER_ISA", "-DVITADAPTER_ISA=avx512vnni"]
+VNNI += ["-mavx512f", "-mavx512vnni", "-mfma", "-mf16c"]
 
 is_sanitized = pytest.mark.skipif(
     "VITADAPTER_TEST_CUDA_FLAGS" in os.environ, reason="already sanitized"
@@ -34,15 +39,19 @@ def build_driver() -> Path:
     """Compile the driver and the CPU kernels, for every processor, with ThreadSanitizer."""
     csrc = ROOT / "csrc"
     common = sorted((csrc / "common").glob("*.cpp"))
-    sources = [DRIVER, *common, *sorted(csrc.glob("*/*_cpu.cpp"))]
-    digest = hashlib.sha256(" ".join(FLAGS).encode())
+    kernels = sorted(csrc.glob("*/*_cpu.cpp"))
+    if platform.machine() != "x86_64":
+        kernels.remove(WITH_VNNI)
+    sources = [DRIVER, *common, *kernels]
+    digest = hashlib.sha256(" ".join((*FLAGS, *VNNI)).encode())
     for path in (*sources, *sorted(csrc.rglob("*.h"))):
         digest.update(path.read_bytes())
     folder = ROOT / "build" / f"thread_sanitizer-{digest.hexdigest()[:16]}"
 
     def compiled(source: Path) -> Path:
         output = folder / f"{source.parent.name}_{source.stem}.o"
-        command = ["g++", *FLAGS, f"-I{csrc}", "-c", source, "-o", output]
+        flags = [*FLAGS, *VNNI] if source == WITH_VNNI else FLAGS
+        command = ["g++", *flags, f"-I{csrc}", "-c", source, "-o", output]
         subprocess.run(command, check=True, capture_output=True)
         return output
 

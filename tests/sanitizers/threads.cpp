@@ -17,12 +17,18 @@
 #include "common/kept_memory.h"
 #include "common/workers.h"
 #include "dwconv_gelu/params.h"
+#include "int8_linear/params.h"
 #include "ms_deform_attn/params.h"
 #include "patch_embed/params.h"
 #include "token_rows/params.h"
 #include "window_attention/params.h"
 
 namespace vitadapter {
+#ifdef __x86_64__
+namespace avx512vnni {
+void int8_linear(const Int8LinearParams&);
+}
+#endif
 namespace {
 
 constexpr int kCallers = 4, kWorkers = 3, kRepeats = 6;
@@ -198,6 +204,25 @@ Step kept_memory() {
   };
 }
 
+Step int8() {
+  constexpr int64_t N = 301, K = 50, C = 70, kBlocks = 5 * 13 * 64;
+  const Numbers x = numbers(N * K), scales = numbers(C), plus = numbers(N * C);
+  std::vector<int8_t> weight;
+  for (float number : numbers(kBlocks)) weight.push_back(static_cast<int8_t>(127 * number));
+  return [=](int num_threads) {
+    std::vector<Numbers> results{Numbers(N * C)};
+#ifdef __x86_64__
+    if (!__builtin_cpu_supports("avx512vnni")) return results;
+    std::vector<char> steps((N + 7) * (K + 12));
+    avx512vnni::int8_linear({x.data(), weight.data(), scales.data(), nullptr, plus.data(), true, N,
+                             K, C, steps.data(), results[0].data(), num_threads});
+#else
+    (void)num_threads;
+#endif
+    return results;
+  };
+}
+
 bool is_same_from_many_threads(const Step& step) {
   const std::vector<Numbers> wanted = step(1);
   bool same[kCallers] = {};
@@ -241,12 +266,16 @@ void plant_race() {
 int main(int argc, char** argv) {
   using namespace vitadapter;
   if (argc > 1 && std::strcmp(argv[1], "race") == 0) return plant_race(), 0;
-  const std::pair<const char*, Step> steps[] = {
-      {"attention", attention({})},   {"grid", attention({{11, 13}, {2, 3}})},
-      {"convolution", convolution()}, {"windows", windows()},
-      {"norm", norm(false)},          {"norm to planes", norm(true)},
-      {"positions", positions()},     {"rows", rows()},
-      {"kept memory", kept_memory()}};
+  const std::pair<const char*, Step> steps[] = {{"attention", attention({})},
+                                                {"grid", attention({{11, 13}, {2, 3}})},
+                                                {"convolution", convolution()},
+                                                {"windows", windows()},
+                                                {"norm", norm(false)},
+                                                {"norm to planes", norm(true)},
+                                                {"positions", positions()},
+                                                {"rows", rows()},
+                                                {"8 bits", int8()},
+                                                {"kept memory", kept_memory()}};
   for (const auto& [name, step] : steps) {
     if (!is_same_from_many_threads(step)) return std::printf("%s: results differ\n", name), 1;
   }
