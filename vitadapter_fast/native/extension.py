@@ -19,6 +19,12 @@ AHEAD_BYTES = 30 * 2**20
 LARGE_BYTES = 4 * 2**20
 _Output = TypeVar("_Output", bound=Tensor | None)
 
+# What is called of it but launchers.
+_ASKED = (
+    *("has_int8_products", "has_low_products", "prefer_huge_pages", "prefer_huge_pages_next"),
+    *("take_block", "limit_kept", "free_kept"),
+)
+
 DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 
 
@@ -31,9 +37,12 @@ def load() -> tuple[ModuleType | None, str]:
         reason = f"the compiled extension vitadapter_fast._C does not load ({error})"
     else:
         built = extension.build_info()["version"]
-        if built == __version__:
+        missing = [name for name in _ASKED if not hasattr(extension, name)]
+        if built == __version__ and not missing:
             return extension, ""
         reason = f"the compiled extension is of version {built}, the package of {__version__}"
+        if built == __version__:
+            reason = f"the compiled extension was built from other sources: no {missing[0]}"
     reason += "; reinstall with `pip install .` from the source tree"
     # No installation lacks it on purpose, and without it everything is slow: more than DEBUG.
     _log.warning("%s; until then operators run in Triton on GPUs, or in plain PyTorch", reason)
