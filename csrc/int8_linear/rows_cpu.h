@@ -55,8 +55,9 @@ inline void quantize(const float* row, int64_t count, int64_t groups, uint8_t* o
   }
   const float least = _mm512_reduce_min_ps(low), most = _mm512_reduce_max_ps(high);
   const float step = most / 255 - least / 255;
-  const float inverse = step >= FLT_MIN ? 1 / step : 0;
-  const auto zero = static_cast<int32_t>(std::nearbyint(-least * inverse));
+  const bool has_steps = step >= FLT_MIN && step <= FLT_MAX;  // else all is 0, or not finite
+  const float inverse = has_steps ? 1 / step : 0;
+  const int32_t zero = has_steps ? static_cast<int32_t>(std::nearbyint(-least * inverse)) : 0;
   *scale = {step + _mm512_reduce_add_ps(poison), zero};
   const __m512i none = _mm512_setzero_si512(), shift = _mm512_set1_epi32(zero);
   const __m512 by = _mm512_set1_ps(inverse);

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 import vitadapter_fast as vf
-from vitadapter_fast import ViTAdapter
+from vitadapter_fast import CheckpointError, ViTAdapter
+from vitadapter_fast.costs import cost
 from vitadapter_fast.export import export_onnx, export_program, export_pt2
 from vitadapter_fast.fused import Int8Linear
+from vitadapter_fast.model.vit import Attention
 from vitadapter_fast.ops.int8_linear import cpu
+from vitadapter_fast.weights import load_checkpoint
 
 Tiny = Callable[..., ViTAdapter]
 ROUNDED = {"qkv", "proj", "fc1", "fc2", "w12", "w3", "value_proj", "output_proj"}
@@ -199,6 +202,80 @@ def test_files_for_others_are_refused(suffix: str, tiny: Tiny, tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_of_the_other_kind_is_told(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny()
+    rounded = vf.quantize(model)
+    paths = {}
+    for name, each in (("floating", model), ("rounded", rounded)):
+        paths[name] = tmp_path / f"{name}.pth"
+        torch.save(each.state_dict(), paths[name])
+    with pytest.raises(CheckpointError, match=r"load it before vitadapter_fast\.quantize"):
+        load_checkpoint(rounded, paths["floating"])
+    with pytest.raises(CheckpointError, match="call vitadapter_fast.quantize on the model before"):
+        load_checkpoint(model, paths["rounded"])
+    other = vf.quantize(tiny(), inplace=True)
+    load_checkpoint(other, paths["rounded"])
+    assert distance(run(other.eval(), image()), run(rounded.eval(), image())) == 0
+
+
+def test_costs_count_rounded_weights(tiny: Tiny) -> None:
+    model = tiny()
+    boxes = [
+        {box.name: box.parameter_bytes for box in cost(each, 64).boxes}
+        for each in (model, vf.quantize(model))
+    ]
+    for name in ("vit_attention", "vit_ffn"):
+        assert 0.25 < boxes[1][name] / boxes[0][name] < 0.4
+    assert all(boxes[1][name] <= boxes[0][name] for name in boxes[0])
+
+
+def test_a_model_on_the_meta_device_takes_a_file(tiny: Tiny) -> None:
+    model = vf.quantize(tiny().eval())
+    with torch.device("meta"):
+        other = vf.quantize(tiny().eval())
+    assert all(each.is_meta for each in other.state_dict().values())
+    other.load_state_dict(model.state_dict(), assign=True)
+    assert distance(run(other, image()), run(model, image())) == 0
+
+
+def test_type_changes_norms_alone(tiny: Tiny) -> None:
+    model = vf.quantize(tiny().eval())
+    wanted = run(model, image())
+    assert distance(run(model.type(torch.float32), image()), wanted) == 0
+
+
+def test_a_layer_of_two_names_is_rounded_once(tiny: Tiny) -> None:
+    for inplace in (True, False):
+        model = tiny(mlp_ratio=1.0).eval()
+        model.blocks[0].mlp.fc2 = model.blocks[0].mlp.fc1
+        mlp = vf.quantize(model, inplace=inplace).blocks[0].mlp
+        assert type(mlp.fc1) is Int8Linear and mlp.fc2 is mlp.fc1
+
+
+def test_layers_of_a_subclass_are_rounded(tiny: Tiny) -> None:
+    class Own(Attention):
+        pass
+
+    model = tiny().eval()
+    model.blocks[0].attn.__class__ = Own
+    assert type(vf.quantize(model).blocks[0].attn.qkv) is Int8Linear
+
+
+def test_what_is_quantized_in_inference_mode_takes_part_in_training(tiny: Tiny) -> None:
+    model = tiny()
+    with torch.inference_mode():
+        vf.quantize(model, inplace=True)
+    sum(each.sum() for each in model.train()(image())).backward()
+
+
+def test_tokens_of_another_size_are_refused(tiny: Tiny) -> None:
+    layer = Int8Linear(nn.Linear(31, 8))
+    with pytest.raises(
+        ValueError, match=r"Int8Linear: tokens must have 31 channels, got \(2, 30\)"
+    ):
+        layer(torch.rand(2, 30))
+
+
 class Detector(nn.Module):
     """A model of somebody else around a backbone."""
 
@@ -218,6 +295,10 @@ def test_what_has_no_layer_or_no_number_is_refused(tiny: Tiny) -> None:
     model = tiny()
     with pytest.raises(ValueError, match="not quantized before"):
         vf.quantize(vf.quantize(model))
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="stays as it is: there are hooks for all modules"):
+        vf.quantize(model)
+    handle.remove()
     with torch.no_grad():
         model.blocks[0].mlp.fc1.weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"quantize: blocks\.0\.mlp\.fc1: .*must be finite"):

@@ -160,6 +160,18 @@ def test_rows_of_special_numbers(row: str, backend: str) -> None:
         assert (got[1].double() - x[1]).abs().max() <= max(0.501 * step, 2e-38)
 
 
+@pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_kernel)])
+def test_autocast_changes_nothing(backend: str) -> None:
+    call = inputs(CASES[1], torch.float32)
+    leaf = call["x"].requires_grad_()
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = int8_linear(**call, backend=backend)
+            found.append((out.detach(), *torch.autograd.grad(out.sum(), leaf)))
+    assert all(map(torch.equal, *found))
+
+
 def test_a_layer_is_a_hundredth_off() -> None:
     """Of normal numbers the relative error is 1.0 %, whatever the size."""
     for K in (64, 384, 1536):
@@ -226,6 +238,8 @@ NO_WEIGHT = {
     "empty": torch.rand(0, 4),
     "integers": torch.ones(2, 2, dtype=torch.int8),
     "nan": torch.full((2, 2), torch.nan),
+    "beyond float32": torch.full((2, 2), 1e300, dtype=torch.float64),
+    "float8": torch.ones(2, 2).to(torch.float8_e4m3fn),
 }
 
 

@@ -3,6 +3,7 @@
 """The door to the extension: which devices its CUDA kernels run on, and who is told why not."""
 
 import logging
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -149,6 +150,23 @@ def test_nobody_is_told_what_is_no_news(
             fresh.setattr(extension, "unavailable_reason", lambda: "it does not load")
         assert _cuda.unsupported_reason(DEVICE) is not None
     assert not caplog.records
+
+
+def test_a_launch_holds_tensors_that_its_caller_does_not(fresh: pytest.MonkeyPatch) -> None:
+    born: list[weakref.ref[Tensor]] = []
+
+    def made() -> Tensor:
+        tensor = torch.ones(3)
+        born.append(weakref.ref(tensor))
+        return tensor
+
+    def launcher(out: int, none: int, size: int) -> None:
+        tensor = born[0]()
+        assert tensor is not None and (out, none, size) == (tensor.data_ptr(), 0, 3)
+
+    fresh.setattr(extension, "load", lambda: (SimpleNamespace(launcher=launcher), ""))
+    extension.launch("launcher", out=made(), none=None, size=3)
+    assert born[0]() is None
 
 
 def test_probes_name_every_operator() -> None:

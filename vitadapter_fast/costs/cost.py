@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from ..fused import Int8Linear
 from ..images import MAX_BATCH, MAX_SIZE, MIN_SIZE, is_whole
 from ..model import ViTAdapter
 
@@ -38,7 +39,7 @@ class BoxCost:
         bytes_moved: What no implementation of the box as one kernel a call can avoid: of each call
             its inputs, parameters and buffers read once, its outputs written once. A map between
             two boxes counts in both. What is written for backward is not in it.
-        parameter_bytes: Parameters, each in the first box that reads it.
+        parameter_bytes: Parameters, and weights of 8 bits, each in the first box that reads it.
         saved_bytes: Memory kept for backward that no box before has kept; without parameters and
             buffers, with the image.
     """
@@ -215,13 +216,13 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.visits = [_Visit()]
-        self._parameters = {_key(each): each.nbytes for each in model.parameters()}
+        self._parameters = {_key(each): each.nbytes for each in _weights(model)}
         self._buffers = {_key(each): each.nbytes for each in model.buffers()}
         self._constants = {**self._parameters, **self._buffers}
         # A hook inside of a block would change how it is computed: what reads one of these begins
         # its feed-forward.
         ffns = [part for block in model.blocks for part in (block.norm2, block.mlp)]
-        self._of_ffns = {_key(each) for part in ffns for each in part.parameters()}
+        self._of_ffns = {_key(each) for part in ffns for each in _weights(part)}
         self._makers: dict[int, _Visit] = {}
         self._saved: set[int] = set()
         # A key is an address, unique as long as its storage lives.
@@ -289,6 +290,14 @@ def _flops_of(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> int:
     """Return what torch's counter counts, which knows our operators; 0 for what it does not."""
     formula = flop_registry.get(func.overloadpacket)
     return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
+
+
+def _weights(module: nn.Module) -> Iterator[Tensor]:
+    """Yield parameters, and what stands in their place in a quantized model."""
+    yield from module.parameters()
+    for each in module.modules():
+        if isinstance(each, Int8Linear):
+            yield from each.buffers()
 
 
 def _key(tensor: Tensor) -> int:

@@ -5,7 +5,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..ops import int8_linear, int8_weight
@@ -41,7 +40,15 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., C] in the dtype of ``x``, [..., K]."""
+        self.check(x)
         return int8_linear(x, self.weight, self.scales, self.bias)
+
+    def check(self, x: Tensor) -> None:
+        """Raise ValueError unless tokens have as many channels as the layer takes."""
+        if x.shape[-1] != self.in_features:  # the rounded weight tells whole groups of them alone
+            raise ValueError(
+                f"Int8Linear: tokens must have {self.in_features} channels, got {tuple(x.shape)}"
+            )
 
     def extra_repr(self) -> str:
         """Return the sizes, as ``torch.nn.Linear`` does."""
@@ -49,11 +56,11 @@ class Int8Linear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={has_bias}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        # Scales and bias stay float32 whatever dtype the model is moved to, and are not rounded.
-        kept = {"scales": self.scales, "bias": self.bias}
+        # All keep their dtypes whatever the model is moved to, and are not rounded on the way.
+        kept = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, tensor in kept.items():
             moved = getattr(self, name)
-            if tensor is not None and moved.dtype != torch.float32:
+            if moved.dtype != tensor.dtype:
                 setattr(self, name, tensor.to(moved.device))
         return self

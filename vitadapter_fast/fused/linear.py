@@ -123,9 +123,9 @@ def _int8_residual(
     if gamma is not None:
         scales = scales * gamma.float()
         bias = None if bias is None else bias * gamma.float()
-    if has_gelu := activation == "gelu":
-        activation = "none"
-    hidden = _activate_by_torch(hidden, activation)
+    has_gelu = activation == "gelu"
+    hidden = hidden if has_gelu else _activate_by_torch(hidden, activation)
+    layer.check(hidden)
     plus = x if x.dtype == hidden.dtype else None
     total = int8_linear(hidden, layer.weight, scales, bias, plus=plus, has_gelu=has_gelu)
     return total if plus is not None else (x + total).to(x.dtype)

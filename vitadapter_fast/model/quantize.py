@@ -4,9 +4,9 @@
 
 import copy
 import logging
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from .. import fused
@@ -48,37 +48,46 @@ def quantize(model: _Model, *, inplace: bool = False) -> _Model:
     Raises:
         ValueError: There is no such layer, or a weight is not finite.
     """
-    layers = list(_found(model))
+    layers, reasons = _found(model)
     if not layers:
+        why = f"; {reasons[0]}" if reasons else "; give one that has, not quantized before"
         raise ValueError(
             f"quantize: {type(model).__name__} has no linear layer of a ViT-Adapter that could be "
-            "rounded; give a model that has one, not quantized before"
+            f"rounded{why}"
         )
-    if (reason := cpu.processor_reason()) is not None:
-        _log.warning("quantize: on the CPU it will be slower than float32, since %s", reason)
+    for reason in reasons:
+        _log.warning("quantize: %s", reason)
+    if any(layer.weight.is_cuda for layer in layers.values()):
+        _log.warning("quantize: on GPUs it will be slower than float32: they have no kernel for it")
+    elif (lack := cpu.processor_reason()) is not None:
+        _log.warning("quantize: on the CPU it will be slower than float32, since %s", lack)
     rounded: dict[int, Any] = {}
-    for path, layer in layers:
+    for path, layer in layers.items():
         try:
-            rounded[id(layer)] = fused.Int8Linear(layer)
+            with torch.inference_mode(False), torch.no_grad():
+                rounded[id(layer)] = fused.Int8Linear(layer)
         except ValueError as error:
             raise ValueError(f"quantize: {path}: {error}") from None
     if not inplace:
         return copy.deepcopy(model, rounded)
     for module in list(model.modules()):
-        for name, part in list(module.named_children()):
+        for name, part in list(module._modules.items()):  # a layer may have several names
             if id(part) in rounded:
                 setattr(module, name, rounded[id(part)])
     return model
 
 
-def _found(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """Yield path and layer of all that can be rounded."""
+def _found(model: nn.Module) -> tuple[dict[str, nn.Linear], list[str]]:
+    """Return what can be rounded, by its path, and why other such layers cannot."""
+    layers, reasons = {}, []
     for path, module in model.named_modules():
-        for name in _LAYERS.get(type(module), ()):
-            layer = getattr(module, name)
+        kinds = (kind for kind in type(module).__mro__ if kind in _LAYERS)
+        for name in _LAYERS.get(next(kinds, nn.Module), ()):
+            layer, whole = getattr(module, name), f"{path}.{name}".removeprefix(".")
             if type(layer) is fused.Int8Linear:
                 continue
             if (reason := fused.touched_reason(module, name)) is not None:
-                _log.warning("quantize: %s.%s stays as it is: %s", path, name, reason)
+                reasons.append(f"{whole} stays as it is: {reason}")
             else:
-                yield f"{path}.{name}", layer
+                layers[whole] = layer
+    return layers, reasons

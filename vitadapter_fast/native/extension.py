@@ -72,13 +72,13 @@ def launch(name: str, **arguments: Any) -> None:
     module, reason = load()
     if module is None:
         raise RuntimeError(f"vitadapter_fast: {name}: {reason}")
-    for key, value in arguments.items():
-        if value is None:
-            arguments[key] = 0
-        elif isinstance(value, Tensor):
-            arguments[key] = value.data_ptr()
+    # Beside the tensors, which have to live until the launch returns: the caller may hold none.
+    plain = {
+        key: 0 if value is None else value.data_ptr() if isinstance(value, Tensor) else value
+        for key, value in arguments.items()
+    }
     try:
-        getattr(module, name)(**arguments)
+        getattr(module, name)(**plain)
     except MemoryError as error:
         raise MemoryError(f"vitadapter_fast: {name}: no memory beside the outputs") from error
     except (AttributeError, TypeError) as error:

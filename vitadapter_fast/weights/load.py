@@ -133,6 +133,16 @@ def _check_model(model: nn.Module, source: str | os.PathLike[str]) -> None:
 
 def _load(model: nn.Module, weights: Weights, patch_method: PatchMethod) -> LoadReport:
     state = without_wrappers(model.state_dict())
+    if _is_rounded(state) and not _is_rounded(weights.tensors):
+        raise CheckpointError(
+            f"{weights.path}: the model was quantized, and the file was not; load it before "
+            "vitadapter_fast.quantize"
+        )
+    if _is_rounded(weights.tensors) and not _is_rounded(state):
+        raise CheckpointError(
+            f"{weights.path}: it is of a quantized model; call vitadapter_fast.quantize on the "
+            "model before it is loaded"
+        )
     recognized = recognize(weights.tensors, str(weights.path))
     fitted = fit(recognized, model, weights.path, patch_method)
     with torch.no_grad():
@@ -151,6 +161,12 @@ def _load(model: nn.Module, weights: Weights, patch_method: PatchMethod) -> Load
     )
     _log_report(report, fitted, patch_method)
     return report
+
+
+def _is_rounded(tensors: Mapping[str, object]) -> bool:
+    """Return whether they are of a quantized model: int8, as ``ops.int8_weight`` lays them out."""
+    found = (each for each in tensors.values() if isinstance(each, Tensor))
+    return any(each.dtype == torch.int8 and each.dim() == 4 for each in found)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 """A linear layer whose weights have 8 bits: tokens in, projected tokens out.
 
 Tokens are rounded as they come, each to 256 steps of its own; weights once, each channel to 255
-steps of its own. What is multiplied are integers, their sums are exact.
+steps of its own. The kernel multiplies integers, and their sums are exact.
 """
 
 import torch
 from torch import Tensor
 
-from .._arguments import check_types
+from .._arguments import FLOATS, check_types
 from .._library import define
 from . import cpu, reference
 from ._call import CHANNELS, GROUP, Call, backward_flops, check, flops, new_outputs
@@ -31,7 +31,7 @@ def int8_linear(
 
     With low = min(0, x) and high = max(0, x) over a token, a step is (high - low) / 255, and each
     number of the token is rounded to the nearest whole step. A token with a number that is not
-    finite gives NaN.
+    finite gives NaN; but GELU of -infinity may be 0.
 
     Args:
         x: Tokens, [..., K]; float32, float16, bfloat16 or float64. K is 1 to 65536.
@@ -43,9 +43,9 @@ def int8_linear(
         backend: A name, or None for the first that can run.
 
     Returns:
-        [..., C] in the dtype of ``x``; sums of products are integers, all else is float32, or
-        float64 with float64 ``x``. Gradients are those of ``x`` and ``plus``, as if nothing were
-        rounded but the weight.
+        [..., C] in the dtype of ``x``, computed in float32, or in float64 with float64 ``x``; the
+        kernel sums products as integers. Autocast changes nothing. Gradients are those of ``x`` and
+        ``plus``, as if nothing were rounded but the weight.
 
     Raises:
         TypeError: An argument is of another type.
@@ -71,7 +71,7 @@ def int8_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Round a weight to 8 bits, each output channel to 255 steps of its own.
 
     Args:
-        weight: [C, K], floating, all finite.
+        weight: [C, K], float32, float16, bfloat16 or float64, all finite; or on the meta device.
 
     Returns:
         The rounded weight as the kernel reads it, int8, [ceil(C / 16), ceil(K / 4), 16, 4]: entry
@@ -81,21 +81,21 @@ def int8_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: It is no matrix, has no entry or one that is not finite.
     """
-    if weight.dim() != 2 or weight.numel() == 0 or not weight.is_floating_point():
+    if weight.dim() != 2 or weight.numel() == 0 or weight.dtype not in FLOATS:
         raise ValueError(
             f"int8_weight: weight must be a floating [C, K], got {weight.dtype} of "
             f"{tuple(weight.shape)}"
         )
     wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
-    if not bool(torch.isfinite(wide).all()):
-        raise ValueError("int8_weight: weight must be finite, got NaN or infinity in it")
     # No subnormal scale: its inverse would overflow.
-    scales = (wide.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+    scales = (wide.abs().amax(1) / 127).float().clamp_min(torch.finfo(torch.float32).tiny)
+    if not (weight.is_meta or bool(torch.isfinite(scales).all())):
+        raise ValueError("int8_weight: weight must be finite in float32, got NaN or infinity in it")
     rounded = torch.round(wide / scales[:, None]).to(torch.int8)
     C, K = weight.shape
     rounded = torch.nn.functional.pad(rounded, (0, -K % GROUP, 0, -C % CHANNELS))
     blocks = rounded.view(-1, CHANNELS, rounded.shape[1] // GROUP, GROUP)
-    return blocks.transpose(1, 2).contiguous(), scales.float()
+    return blocks.transpose(1, 2).contiguous(), scales
 
 
 _forward = define(

@@ -45,11 +45,11 @@ def forward(call: Call) -> Tensor:
     nbytes = tiles * _TILE_ROWS * (-(-K // GROUP) * GROUP + _SCALE_BYTES)
     extension.launch(
         "int8_linear_cpu",
-        x=(x := x.contiguous()),
-        weight=(weight := weight.contiguous()),
-        scales=(scales := scales.contiguous()),
-        bias=(bias := None if bias is None else bias.contiguous()),
-        plus=(plus := None if plus is None else plus.contiguous()),
+        x=x.contiguous(),
+        weight=weight.contiguous(),
+        scales=scales.contiguous(),
+        bias=None if bias is None else bias.contiguous(),
+        plus=None if plus is None else plus.contiguous(),
         has_gelu=has_gelu,
         shape=(rows, K, scales.shape[0]),
         steps=token_rows.kept_bytes(nbytes),

@@ -3,6 +3,7 @@
 """Tokens in, rounded and multiplied with a rounded weight out. The definition."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,8 @@ def forward(call: Call) -> Tensor:
     x = x.to(compute)
     rounded = _rounded(F.gelu(x) if has_gelu else x).to(compute)
     matrix = _matrix(weight, scales, compute)[:, : x.shape[-1]]
-    out = F.linear(rounded, matrix, None if bias is None else bias.to(compute))
+    with _without_autocast(x):
+        out = F.linear(rounded, matrix, None if bias is None else bias.to(compute))
     return (out if plus is None else out + plus).to(call.x.dtype)
 
 
@@ -33,11 +35,19 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
     compute = torch.promote_types(x.dtype, torch.float32)
     grad = None
     if needs[0]:
-        grad = grad_out.to(compute) @ _matrix(weight, scales, compute)[:, : x.shape[-1]]
+        with _without_autocast(x):
+            grad = grad_out.to(compute) @ _matrix(weight, scales, compute)[:, : x.shape[-1]]
         if has_gelu:
             grad = torch.ops.aten.gelu_backward(grad, x.to(compute))
         grad = grad.to(x.dtype)
     return [grad, None, None, None, grad_out.clone() if needs[4] else None]
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _matrix(weight: Tensor, scales: Tensor, compute: torch.dtype) -> Tensor:
