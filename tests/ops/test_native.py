@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The door to the extension: which devices its CUDA kernels run on, and who is told why not."""
 
+import ast
 import logging
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -150,6 +152,14 @@ def test_nobody_is_told_what_is_no_news(
             fresh.setattr(extension, "unavailable_reason", lambda: "it does not load")
         assert _cuda.unsupported_reason(DEVICE) is not None
     assert not caplog.records
+
+
+def test_every_function_of_the_extension_is_a_launcher_or_looked_for() -> None:
+    tree = ast.parse((Path(extension.__file__).parents[1] / "_C.pyi").read_text())
+    functions = [each for each in tree.body if isinstance(each, ast.FunctionDef)]
+    others = {each.name for each in functions if each.args.kwarg is None}
+    # The first is asked before, the second by tests.
+    assert others - {"build_info", "kept_bytes"} == set(extension._ASKED)
 
 
 def test_a_launch_holds_tensors_that_its_caller_does_not(fresh: pytest.MonkeyPatch) -> None:

@@ -73,10 +73,12 @@ def launch(name: str, **arguments: Any) -> None:
     if module is None:
         raise RuntimeError(f"vitadapter_fast: {name}: {reason}")
     # Beside the tensors, which have to live until the launch returns: the caller may hold none.
-    plain = {
-        key: 0 if value is None else value.data_ptr() if isinstance(value, Tensor) else value
-        for key, value in arguments.items()
-    }
+    plain = arguments.copy()
+    for key, value in arguments.items():
+        if value is None:
+            plain[key] = 0
+        elif isinstance(value, Tensor):
+            plain[key] = value.data_ptr()
     try:
         getattr(module, name)(**plain)
     except MemoryError as error:
