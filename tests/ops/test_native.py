@@ -154,6 +154,14 @@ def test_nobody_is_told_what_is_no_news(
     assert not caplog.records
 
 
+def test_an_extension_without_a_function_is_not_used(fresh: pytest.MonkeyPatch) -> None:
+    older = SimpleNamespace(build_info=lambda: {"version": extension.__version__})
+    fresh.setattr(extension, "import_module", lambda name: older)
+    module, reason = extension.load.__wrapped__()
+    assert module is None
+    assert reason.startswith("the compiled extension was built from other sources: no has_int8_pro")
+
+
 def test_every_function_of_the_extension_is_a_launcher_or_looked_for() -> None:
     tree = ast.parse((Path(extension.__file__).parents[1] / "_C.pyi").read_text())
     functions = [each for each in tree.body if isinstance(each, ast.FunctionDef)]

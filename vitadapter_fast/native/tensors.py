@@ -29,10 +29,10 @@ def is_recorded() -> bool:
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
-def without_autocast() -> AbstractContextManager[object]:
-    """Switch the autocast of the CPU off in the block."""
-    is_on = torch.is_autocast_enabled("cpu")
-    return torch.autocast("cpu", enabled=False) if is_on else nullcontext()
+def without_autocast(device: str = "cpu") -> AbstractContextManager[object]:
+    """Switch the autocast of a type of device off in the block."""
+    is_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if is_on else nullcontext()
 
 
 def dense_rows(tensor: Tensor) -> Tensor:

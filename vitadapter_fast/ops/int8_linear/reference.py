@@ -3,12 +3,12 @@
 """Tokens in, rounded and multiplied with a rounded weight out. The definition."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...native import tensors
 from ._call import Call
 
 
@@ -24,7 +24,7 @@ def forward(call: Call) -> Tensor:
     x = x.to(compute)
     rounded = _rounded(F.gelu(x) if has_gelu else x).to(compute)
     matrix = _matrix(weight, scales, compute)[:, : x.shape[-1]]
-    with _without_autocast(x):
+    with tensors.without_autocast(x.device.type):
         out = F.linear(rounded, matrix, None if bias is None else bias.to(compute))
     return (out if plus is None else out + plus).to(call.x.dtype)
 
@@ -35,19 +35,12 @@ def backward(call: Call, grad_out: Tensor, needs: Sequence[bool]) -> list[Tensor
     compute = torch.promote_types(x.dtype, torch.float32)
     grad = None
     if needs[0]:
-        with _without_autocast(x):
+        with tensors.without_autocast(x.device.type):
             grad = grad_out.to(compute) @ _matrix(weight, scales, compute)[:, : x.shape[-1]]
         if has_gelu:
             grad = torch.ops.aten.gelu_backward(grad, x.to(compute))
         grad = grad.to(x.dtype)
     return [grad, None, None, None, grad_out.clone() if needs[4] else None]
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    device = x.device.type
-    if not torch.amp.is_autocast_available(device):
-        return nullcontext()
-    return torch.autocast(device, enabled=False)
 
 
 def _matrix(weight: Tensor, scales: Tensor, compute: torch.dtype) -> Tensor:
