@@ -34,9 +34,12 @@ SIZES: dict[str, list[Shape]] = {
     "gpu_full": [(name, hw, batch) for name in "sblg" for hw in GPU_SIZES for batch in (1, 2, 8)],
 }
 # Of scale cpu, in bfloat16 as well.
-LOW: list[Shape] = [("s", (512, 512), 1), ("b", (512, 512), 1), ("dinov3-s", (512, 512), 1)]
+LOW: list[Shape] = [
+    *((model, (512, 512), 1) for model in ("s", "b", "dinov3-s")),
+    *((model, (224, 224), 1) for model in "lg"),
+]
 # Of scale cpu, with products of 8 bits as well; where there is no kernel for them, nobody would.
-ROUNDED: list[Shape] = [*LOW[:2], ("l", (224, 224), 1), ("g", (224, 224), 1)]
+ROUNDED = [shape for shape in LOW if shape[0] in "sblg"]
 # What scale gpu has room for: float32 at one size; a compiler at one shape that waits for the host,
 # and at one that does not.
 FLOAT32: list[Shape] = [("s", (1024, 1024), 1), ("b", (1024, 1024), 1)]

@@ -33,6 +33,7 @@ def cases(scale: str, device: str) -> list[Row]:
     found = [row for kind in kinds for row in rows(kind, device, shapes, dtypes)]
     if device == "cpu":  # GPUs run torch's
         found += rows("batch_norm", device, shapes)
+        found += rows("feed_forward", device, shapes, ("float32", "bfloat16"))
     if device == "cpu" and int8_kernel.processor_reason() is None:
         found += rows("int8_linear", device, shapes)
     return found

@@ -5,6 +5,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,8 @@ from torch import Tensor
 from worker import Spec
 
 from vitadapter_fast import __version__, ops
+from vitadapter_fast.fused.form import form_of
+from vitadapter_fast.fused.linear import residual_linear
 from vitadapter_fast.model.rope import RotaryEmbedding
 from vitadapter_fast.ops.window_attention.reference import merge_windows, partition_windows
 from vitadapter_fast.presets import PRESETS
@@ -311,6 +315,27 @@ def _int8_linear(spec: Spec) -> Problem:
     return Problem(make, ours("reference"), contenders, 8 * batch * tokens * channels**2)
 
 
+def _feed_forward(spec: Spec) -> Problem:
+    """The last layer of a block's feed-forward, GELU and the residual: as the model calls it."""
+    channels, batch = PRESETS[spec.shape["model"]].embed_dim, spec.shape.get("batch", 1)
+    tokens = (spec.shape["image"] // 16) ** 2
+
+    def make(seed: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        shapes = (batch, tokens, channels), (batch, tokens, 4 * channels), (channels, 4 * channels)
+        return [torch.randn(s, generator=generator).double().requires_grad_() for s in shapes]
+
+    def ours(x: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
+        layer: Any = SimpleNamespace(weight=weight, bias=None)
+        return residual_linear(form_of(x, weight), x, hidden, layer, activation="gelu")
+
+    def plain(x: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
+        return x + F.linear(F.gelu(hidden), weight)
+
+    contenders = {OURS: (__version__, ours), "torch": (torch.__version__, plain)}
+    return Problem(make, plain, contenders, 8 * batch * tokens * channels**2)
+
+
 PROBLEMS: dict[str, Callable[[Spec], Problem]] = {
     "ms_deform_attn": _attention,
     "patch_embed": _patch_embed,
@@ -319,4 +344,5 @@ PROBLEMS: dict[str, Callable[[Spec], Problem]] = {
     "dwconv_gelu": _dwconv_gelu,
     "batch_norm": _batch_norm,
     "int8_linear": _int8_linear,
+    "feed_forward": _feed_forward,
 }

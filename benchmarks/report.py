@@ -35,6 +35,7 @@ _LABELS = {
     "dwconv_gelu": "Depthwise convolution of the token pyramid with GELU",
     "batch_norm": "Batch norm of the largest map in training, NCHW out",
     "int8_linear": "Linear layer with weights of 8 bits, with the residual",
+    "feed_forward": "Second layer of the feed-forward, with GELU and the residual",
     "sweep_value_gradient": "Gradient of the value, by atomics and by records",
     "sweep_generic": "Shapes without a specialized CUDA kernel",
 }

@@ -8,6 +8,7 @@
 
 #include "bindings.h"
 #include "build_facts.h"
+#include "half_linear/params.h"
 #include "int8_linear/params.h"
 #include "rope/params.h"
 #include "token_rows/params.h"
@@ -31,10 +32,10 @@ void normalize_rows(Address rows, Address weight, Address bias, std::pair<int64_
 }
 
 void transpose_rows(Address rows, int64_t stride, std::pair<int64_t, int64_t> shape, Address out,
-                    int num_threads) {
-  const TransposeRowsParams p{pointer<float>(rows), stride,
-                              shape.first,          shape.second,
-                              pointer<float>(out),  threads(num_threads)};
+                    int out_dtype, int num_threads) {
+  const TransposeRowsParams p{pointer<float>(rows), stride,       shape.first,
+                              shape.second,         pointer(out), dtype_of(out_dtype),
+                              threads(num_threads)};
   WithoutLock without_lock;
   transpose_rows_cpu(p);
 }
@@ -59,6 +60,31 @@ void int8_linear(Address x, Address weight, Address scales, Address bias, Addres
                            at(out),     threads(num_threads)};
   WithoutLock without_lock;
   int8_linear_cpu(p);
+}
+
+void half_linear(Address x, int x_dtype, std::pair<int64_t, int64_t> x_strides, Address weight,
+                 int weight_dtype, std::pair<int64_t, int64_t> weight_strides, Address gamma,
+                 Address bias, Address plus, int plus_dtype, bool has_gelu,
+                 const std::array<int64_t, 3>& shape, Address halves, Address out, int out_dtype,
+                 int num_threads) {
+  const auto [num_rows, num_inputs, num_outputs] = shape;
+  const HalfLinearParams p{
+      {pointer(x), dtype_of(x_dtype), x_strides.first, x_strides.second},
+      {pointer(weight), dtype_of(weight_dtype), weight_strides.first, weight_strides.second},
+      pointer<float>(gamma),
+      pointer<float>(bias),
+      pointer(plus),
+      dtype_of(plus_dtype),
+      has_gelu,
+      num_rows,
+      num_inputs,
+      num_outputs,
+      pointer(halves),
+      pointer(out),
+      dtype_of(out_dtype),
+      threads(num_threads)};
+  WithoutLock without_lock;
+  half_linear_cpu(p);
 }
 
 template <void (*launch)(const RopeParams&)>
@@ -103,13 +129,18 @@ void define_rows(py::module_& module) {
              "shape"_a, "eps"_a, "out"_a, "mean"_a, "rstd"_a, "grad"_a = 0, "plus"_a = 0,
              "grad_weight"_a = 0, "grad_bias"_a = 0, "num_threads"_a = 1);
   module.def("transpose_rows_cpu", &transpose_rows, py::kw_only(), "rows"_a, "stride"_a, "shape"_a,
-             "out"_a, "num_threads"_a = 1);
+             "out"_a, "out_dtype"_a, "num_threads"_a = 1);
   module.def("gelu_rows_cpu", &gelu_rows, py::kw_only(), "rows"_a, "count"_a, "out"_a, "grad"_a = 0,
              "num_threads"_a = 1);
   module.def("has_int8_products", &has_int8_products);
   module.def("int8_linear_cpu", &int8_linear, py::kw_only(), "x"_a, "weight"_a, "scales"_a,
              "bias"_a = 0, "plus"_a = 0, "has_gelu"_a, "shape"_a, "steps"_a, "out"_a,
              "num_threads"_a = 1);
+  module.def("has_half_products", &has_half_products);
+  module.def("half_linear_cpu", &half_linear, py::kw_only(), "x"_a, "x_dtype"_a, "x_strides"_a,
+             "weight"_a, "weight_dtype"_a, "weight_strides"_a, "gamma"_a = 0, "bias"_a = 0,
+             "plus"_a = 0, "plus_dtype"_a = 0, "has_gelu"_a = false, "shape"_a, "halves"_a, "out"_a,
+             "out_dtype"_a, "num_threads"_a = 1);
   def_rope<rope_cpu>(module, "rope_cpu");
 #if VITADAPTER_CUDA_KERNELS
   def_rope<rope_cuda>(module, "rope_cuda");

@@ -38,29 +38,50 @@ inline const char* cpu_isa() {
 #endif
 }
 
+#if defined(__x86_64__)
+// Asked by CPUID, since older compilers have no names for these.
+struct LowProducts {
+  bool of_avx512_bf16 = false, of_avx512_fp16 = false, of_tiles_bf16 = false, of_tiles_fp16 = false;
+
+  LowProducts() {
+    unsigned a, b, c, d, more, unused;
+    constexpr unsigned kHasXgetbv = 1u << 27;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & kHasXgetbv)) return;
+    unsigned enabled, high;  // registers that the system keeps for us
+    __asm__("xgetbv" : "=a"(enabled), "=d"(high) : "c"(0));
+    constexpr unsigned kTiles = 3u << 17, kAvx512 = 7u << 5;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+    if (!__get_cpuid_count(7, 1, &more, &b, &c, &unused)) more = 0;
+    const bool has_tiles = (enabled & kTiles) == kTiles, is_wide = (enabled & kAvx512) == kAvx512;
+    of_tiles_bf16 = has_tiles && d & 1u << 22;
+    of_tiles_fp16 = has_tiles && more & 1u << 21;
+    of_avx512_bf16 = is_wide && more & 1u << 5;
+    of_avx512_fp16 = is_wide && d & 1u << 23;
+  }
+};
+#endif
+
+inline bool has_avx512_fp16() {
+#if defined(__x86_64__)
+  return LowProducts().of_avx512_fp16;
+#else
+  return false;
+#endif
+}
+
 // Whether products of bfloat16, or of float16, take no more time than those of float32. Of x86-64
 // that holds for AMX, AVX512_FP16 and AMD's AVX512_BF16, whose instruction multiplies twice as many
 // numbers in as many cycles. Intel's takes four times the cycles: 1.37e9 vdpbf16ps a second against
-// 5.5e9 vfmadd231ps (model 207, one core). Asked by CPUID, since older compilers have no names for
-// these. Of other processors torch knows.
+// 5.5e9 vfmadd231ps (model 207, one core). Of other processors torch knows.
 inline bool has_low_products(DType dtype) {
 #if defined(__x86_64__)
   if (dtype != DType::kBFloat16 && dtype != DType::kFloat16) return true;
-  const bool is_bfloat16 = dtype == DType::kBFloat16;
-  unsigned a, b, c, d, more, unused, brand[3];
-  constexpr unsigned kHasXgetbv = 1u << 27;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & kHasXgetbv)) return false;
-  unsigned enabled, high;  // registers that the system keeps for us
-  __asm__("xgetbv" : "=a"(enabled), "=d"(high) : "c"(0));
-  constexpr unsigned kTiles = 3u << 17, kAvx512 = 7u << 5;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  if (!__get_cpuid_count(7, 1, &more, &b, &c, &unused)) more = 0;
-  const bool has_tiles = (enabled & kTiles) == kTiles;
-  if (has_tiles && (is_bfloat16 ? d & 1u << 22 : more & 1u << 21)) return true;
-  if (!is_bfloat16) return d & 1u << 23 && (enabled & kAvx512) == kAvx512;
-  const bool has_instruction = more & 1u << 5 && (enabled & kAvx512) == kAvx512;
-  return has_instruction && __get_cpuid(0, &a, brand, brand + 2, brand + 1) &&
-         !std::memcmp(brand, "AuthenticAMD", 12);
+  const LowProducts found;
+  if (dtype == DType::kFloat16) return found.of_tiles_fp16 || found.of_avx512_fp16;
+  unsigned a, brand[3];
+  return found.of_tiles_bf16 ||
+         (found.of_avx512_bf16 && __get_cpuid(0, &a, brand, brand + 2, brand + 1) &&
+          !std::memcmp(brand, "AuthenticAMD", 12));
 #else
   (void)dtype;
   return true;

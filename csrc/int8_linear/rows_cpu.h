@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "common/gelu_cpu.h"
+#include "common/lanes.h"
 #include "int8_linear/params.h"
 
 namespace vitadapter::VITADAPTER_ISA {
@@ -29,10 +30,6 @@ struct Steps {
     return reinterpret_cast<RowScale*>(row(index) + groups * kInt8Group);
   }
 };
-
-inline __mmask16 first_lanes(int64_t count) {
-  return count >= 16 ? 0xffff : static_cast<__mmask16>((1u << count) - 1);
-}
 
 // Writes GELU of a row.
 inline void activate(const float* row, int64_t count, float* out) {

@@ -30,6 +30,8 @@ void normalize_rows_cpu(const NormalizeRowsParams& p) {
 void transpose_rows_cpu(const TransposeRowsParams& p) {
   const char kOp[] = "transpose_rows";
   VITADAPTER_CHECK(p.channels <= INT32_MAX, "transpose_rows: rows are too long");
+  VITADAPTER_CHECK(p.out_dtype == DType::kFloat32 || p.out_dtype == DType::kBFloat16,
+                   "transpose_rows: the result must be float32 or bfloat16");
   check_memory(kOp, volume(kOp, {p.num_rows, p.channels}), {p.rows, p.out});
   VITADAPTER_CPU_DISPATCH(transpose_rows, p);
 }

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "common/dtype.h"
+
 namespace vitadapter {
 
 struct NormalizeRowsParams {
@@ -28,7 +30,8 @@ struct TransposeRowsParams {
   const float* rows;  // [N, C], rows `stride` elements apart
   int64_t stride;
   int64_t num_rows, channels;  // N C
-  float* out;                  // [C, N], dense
+  void* out;                   // [C, N], dense
+  DType out_dtype;             // float32 or bfloat16
   int num_threads;
 };
 

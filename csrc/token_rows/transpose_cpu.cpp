@@ -13,20 +13,22 @@ namespace {
 
 constexpr int64_t kStripRows = 64;
 
+template <typename Out>
 void work(void* context, TaskQueue& queue) {
   const auto& p = *static_cast<const TransposeRowsParams*>(context);
   for (int64_t strip; queue.take(&strip);) {
     const int64_t first = strip * kStripRows, left = p.num_rows - first;
     transpose<float>(p.rows + first * p.stride, p.stride,
                      static_cast<int>(left < kStripRows ? left : kStripRows),
-                     static_cast<int>(p.channels), p.out + first, p.num_rows);
+                     static_cast<int>(p.channels), static_cast<Out*>(p.out) + first, p.num_rows);
   }
 }
 
 }  // namespace
 
 void transpose_rows(const TransposeRowsParams& p) {
-  run_workers((p.num_rows + kStripRows - 1) / kStripRows, p.num_threads, work,
+  run_workers((p.num_rows + kStripRows - 1) / kStripRows, p.num_threads,
+              p.out_dtype == DType::kBFloat16 ? work<BFloat16> : work<float>,
               const_cast<TransposeRowsParams*>(&p));
 }
 

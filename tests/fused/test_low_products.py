@@ -18,7 +18,7 @@ from vitadapter_fast import ViTAdapter
 from vitadapter_fast.fused.form import form_of
 from vitadapter_fast.fused.linear import residual_linear
 from vitadapter_fast.fused.norm import folded
-from vitadapter_fast.native import extension, gemm
+from vitadapter_fast.native import extension, gemm, half_linear
 
 WAYS = ("autocast", "module")
 LOW = (torch.bfloat16, torch.float16)
@@ -43,8 +43,10 @@ def untracked(model: ViTAdapter) -> ViTAdapter:
     return model
 
 
-# A box without low products, and with: whatever the processor.
+# A box without low products, with, and one whose products of bfloat16 are a kernel's of ours: where
+# the processor has it.
 SIDES = ("float32", "low")
+HALVES = ("half",) if half_linear.has_products() else ()
 
 
 @pytest.fixture
@@ -72,6 +74,7 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
 
 def choose(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gemm, "has_low_products", lambda dtype: side == "low")
+    monkeypatch.setattr(half_linear, "has_products", lambda: side == "half")
 
 
 def run(
@@ -114,14 +117,21 @@ def test_wider_products_change_no_dtype_and_err_no_more(
     exact = copy.deepcopy(model).to(dtype).double()
     truth = run(exact, image.to(dtype).double(), None, training=training)
     found = {}
-    for side in SIDES:
+    for side in (*SIDES, *HALVES):
         choose(side, monkeypatch)
         mine = copy.deepcopy(model)
         if way == "module":
             found[side] = run(mine.to(low), image.to(low), None, training=training)
         else:
             found[side] = run(mine, image, low, training=training)
-    wide, narrow = (found[side] for side in SIDES)
+    for side in ("float32", *HALVES):
+        compare(found[side], found["low"], truth, low)
+
+
+def compare(
+    wide: dict[str, Tensor], narrow: dict[str, Tensor], truth: dict[str, Tensor], low: torch.dtype
+) -> None:
+    """Refuse another dtype or layout than products of 16 bits give, and larger errors."""
     assert wide.keys() == narrow.keys() == truth.keys()
     ratios, eps = [], torch.finfo(low).eps
     for key, right in truth.items():
@@ -141,7 +151,7 @@ def test_wider_products_change_no_dtype_and_err_no_more(
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("side", [*SIDES, *HALVES])
 @pytest.mark.parametrize("has_onednn", [True, False], ids=["oneDNN", "MKL"])
 def test_every_product_is_of_the_dtype_that_is_faster(
     has_onednn: bool,
@@ -157,12 +167,22 @@ def test_every_product_is_of_the_dtype_that_is_faster(
     choose(side, monkeypatch)
     monkeypatch.setattr(gemm, "_has_onednn", has_onednn and gemm._has_onednn)
     model, image = tiny(drop_path_rate=0.0), torch.randn(1, 3, 64, 96)
+    seen: list[str] = []
+    launch = extension.launch
+    monkeypatch.setattr(
+        extension, "launch", lambda name, **how: (seen.append(name), launch(name, **how))
+    )
     if way == "module":
         run(model.bfloat16(), image.bfloat16(), None, training=training)
     else:
         run(model, image, torch.bfloat16, training=training)
+    if side == "half":
+        # What is left is the gradient of the 2 x 2 convolution, whose maps are summed in float32.
+        assert seen.count("half_linear_cpu") > 20 and len(products) <= (8 if training else 0)
+        return
     wanted = torch.float32 if side == "float32" else torch.bfloat16
     assert len(products) > 20 and products.count(wanted) == len(products)
+    assert "half_linear_cpu" not in seen
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -171,7 +191,7 @@ def test_training_keeps_no_more(
     name: str, way: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image, kept = torch.randn(1, 3, 128, 128), {}
-    for side in SIDES:
+    for side in (*SIDES, *HALVES):
         choose(side, monkeypatch)
         model, bytes_of = MODELS[name](tiny), {}
         if way == "module":
@@ -191,11 +211,12 @@ def test_training_keeps_no_more(
         kept[side] = sum(size for at, size in bytes_of.items() if at not in parameters)
         del maps
     # But for the statistics of norms, two numbers for each of 32 channels and more.
-    assert kept["float32"] <= 1.02 * kept["low"]
+    assert all(kept[side] <= 1.02 * kept["low"] for side in kept)
 
 
-def test_a_wide_residual_is_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    choose("float32", monkeypatch)
+@pytest.mark.parametrize("side", ["float32", *HALVES])
+def test_a_wide_residual_is_not_rounded(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(side, monkeypatch)
     layer, tokens = nn.Linear(64, 96), torch.randn(1, 10, 96)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -247,11 +268,12 @@ def test_this_processor_is_asked_what_it_has() -> None:
         assert module.has_low_products(code) == wanted.get(dtype, True), dtype
 
 
+@pytest.mark.parametrize("side", ["float32", *HALVES])
 @pytest.mark.parametrize("low", LOW, ids=str)
 def test_products_keep_the_dtype_of_their_matrices(
-    low: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    low: torch.dtype, side: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choose("float32", monkeypatch)
+    choose(side, monkeypatch)
     rows, weight = torch.randn(70, 40).to(low), torch.randn(30, 40).to(low)
     bias, plus = torch.randn(30).to(low), torch.randn(70, 30).to(low)
     right = rows.double() @ weight.double().t() + bias.double() + plus.double()

@@ -15,7 +15,7 @@ from vitadapter_fast import ViTAdapter, info
 from vitadapter_fast.fused.form import form_of
 from vitadapter_fast.fused.linear import norm_linear, residual_linear
 from vitadapter_fast.fused.pyramid import _LargestSum
-from vitadapter_fast.native import gemm
+from vitadapter_fast.native import gemm, half_linear, token_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ops"))
 from examples import LAYOUTS  # noqa: E402
@@ -67,12 +67,22 @@ CALLS: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
         for activation, width in (("none", 24), ("gelu", 24), ("swiglu", 48))
     },
     "the largest map": (
-        lambda at_4, *others: _LargestSum.apply(at_4.clone(), *others),
+        lambda at_4, *others: _LargestSum.apply(at_4.clone(), *others, False),
         [(2, 16, 8, 12), (2, 16, 4, 6), (16, 16, 2, 2), (16,), (2, 16, 2, 3)],
     ),
 }
 # Maps come channels last: that is the layout of everything in the model.
 MAPS = {"the largest map": (0, 1, 4)}
+
+
+def test_numbers_of_the_other_sign_are_told_where_they_lie_densely() -> None:
+    call = {"rows": random(40, 24), "weight": random(16, 24), "plus": random(40, 16)}
+    dense = half_linear.linear(**call, dtype=torch.float32) if half_linear.has_products() else None
+    for name, tensor in call.items():
+        assert token_rows.gelu(torch._neg_view(tensor)).clone().equal(token_rows.gelu(-tensor))
+        if dense is not None:
+            negated = call | {name: torch._neg_view(-tensor)}
+            assert half_linear.linear(**negated, dtype=torch.float32).equal(dense)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

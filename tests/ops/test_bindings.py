@@ -101,7 +101,14 @@ LAUNCHERS = [
         {"shape": (14, 24)},
         {"eps": 1e-5},
     ),
-    Launcher(("transpose_rows_cpu",), ("rows",), ("out",), {"shape": (14, 24)}, {}, {"stride": 24}),
+    Launcher(
+        ("transpose_rows_cpu",),
+        ("rows",),
+        ("out",),
+        {"shape": (14, 24)},
+        {"out_dtype": 0},
+        {"stride": 24},
+    ),
     Launcher(("gelu_rows_cpu",), ("rows",), ("out", "grad"), {"count": 300}, {}),
     Launcher(
         ("rope_cpu",),
@@ -120,6 +127,18 @@ if _C.has_int8_products():
             ("steps", "out"),
             {"shape": [14, 24, 40]},
             {"has_gelu": True},
+        )
+    )
+HALVES = len(LAUNCHERS)
+if _C.has_half_products():
+    LAUNCHERS.append(
+        Launcher(
+            ("half_linear_cpu",),
+            ("x", "weight", "gamma", "bias", "plus"),
+            ("halves", "out"),
+            {"shape": [14, 24, 40]},
+            {"has_gelu": True, **dict.fromkeys(("x_dtype", "weight_dtype", "out_dtype"), 0)},
+            {"x_strides": (24, 1), "weight_strides": (1, 40)},
         )
     )
 
@@ -199,6 +218,7 @@ REFUSED: dict[str, tuple[int, dict[str, Any], str]] = {
     "level": (0, {"level_hw": []}, "there must be a level"),
     "norm": (5, {"shape": (3, 0)}, "there must be a channel"),
     "rows": (6, {"shape": (0, 2**31)}, "rows are too long"),
+    "rounded": (6, {"out_dtype": 1}, "must be float32 or bfloat16"),
     "count": (7, {"count": -1}, "a size is negative"),
     "grid": (8, {"hw": (3, 5)}, "the grid has more tokens than there are"),
     "channels": (8, {"qkv_shape": [2, 14, 2, 6]}, "channels must divide by 4"),
@@ -206,6 +226,12 @@ REFUSED: dict[str, tuple[int, dict[str, Any], str]] = {
 if _C.has_int8_products():
     REFUSED["inputs"] = (9, {"shape": [14, 0, 40]}, "there must be 1 to 65536 inputs")
     REFUSED["long"] = (9, {"shape": [0, 65537, 40]}, "there must be 1 to 65536 inputs")
+if _C.has_half_products():
+    REFUSED["no_inputs"] = (HALVES, {"shape": [14, 0, 40]}, "there must be inputs")
+    REFUSED["float16"] = (HALVES, {"weight_dtype": 1}, "must be float32 or bfloat16")
+    REFUSED["result"] = (HALVES, {"out_dtype": 3}, "must be float32 or bfloat16")
+    REFUSED["strides"] = (HALVES, {"weight_strides": (2, 40)}, "one of the strides must be 1")
+    REFUSED["gelu"] = (HALVES, {"x_strides": (1, 14)}, "GELU wants dense rows")
 
 
 @pytest.mark.parametrize(("which", "change", "message"), REFUSED.values(), ids=REFUSED)

@@ -159,7 +159,7 @@ def test_an_extension_without_a_function_is_not_used(fresh: pytest.MonkeyPatch) 
     fresh.setattr(extension, "import_module", lambda name: older)
     module, reason = extension.load.__wrapped__()
     assert module is None
-    assert reason.startswith("the compiled extension was built from other sources: no has_int8_pro")
+    assert reason.startswith("the compiled extension was built from other sources: no has_half_pro")
 
 
 def test_every_function_of_the_extension_is_a_launcher_or_looked_for() -> None:

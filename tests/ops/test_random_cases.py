@@ -24,6 +24,9 @@ from hypothesis import strategies as st
 from test_batch_norm import NormCase, make_norm_inputs
 from test_batch_norm import check as check_norm
 from test_dwconv_gelu import check as check_convolution
+from test_half_linear import Case as HalfCase
+from test_half_linear import check as check_half
+from test_half_linear import needs_halves
 from test_int8_linear import Case as Int8Case
 from test_int8_linear import check as check_int8
 from test_int8_linear import needs_kernel
@@ -103,6 +106,17 @@ int8_cases = st.builds(
     has_bias=st.booleans(),
     has_plus=st.booleans(),
 )
+half_cases = st.builds(
+    HalfCase,
+    name=st.just("random"),
+    rows=st.integers(0, 90),
+    inputs=st.integers(1, 200),
+    outputs=st.integers(1, 250),
+    has_gamma=st.booleans(),
+    has_bias=st.booleans(),
+    has_plus=st.booleans(),
+)
+WIDE_OR_NOT = st.sampled_from([torch.float32, torch.bfloat16])
 attention = {
     "ways": layouts,
     "case": attention_cases,
@@ -198,6 +212,15 @@ def test_rope(case: RopeCase, ways: list[str], dtype: torch.dtype) -> None:
 @given(case=int8_cases, ways=layouts, dtype=NARROW, has_gelu=st.booleans())
 def test_int8_linear(case: Int8Case, ways: list[str], **how: Any) -> None:
     check_int8(case, change=lay_out(ways), **how)
+
+
+@needs_halves
+@calls(200)
+@given(
+    case=half_cases, ways=layouts, dtype=WIDE_OR_NOT, out_dtype=WIDE_OR_NOT, has_gelu=st.booleans()
+)
+def test_half_linear(case: HalfCase, ways: list[str], **how: Any) -> None:
+    check_half(case, change=lay_out(ways), **how)
 
 
 @interpreted

@@ -16,10 +16,17 @@ from sanitized import run_sanitized
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = ROOT / "tests" / "sanitizers" / "threads.cpp"
 FLAGS = ["-std=c++17", "-O1", "-g", "-fsanitize=thread", "-pthread", "-DVITADAPTER_ISA=portable"]
-# For this instruction set alone; the driver calls it where the processor has it.
-WITH_VNNI = ROOT / "csrc" / "int8_linear" / "forward_cpu.cpp"
-VNNI = ["-UVITADAPTER_ISA", "-DVITADAPTER_ISA=avx512vnni"]
-VNNI += ["-mavx512f", "-mavx512vnni", "-mfma", "-mf16c"]
+# For one instruction set alone; the driver calls these where the processor has it.
+OF_ONE_SET = {
+    ROOT / "csrc" / folder / "forward_cpu.cpp": [
+        *("-UVITADAPTER_ISA", f"-DVITADAPTER_ISA={name}", "-mfma", "-mf16c", "-mavx512f"),
+        *options,
+    ]
+    for folder, name, options in (
+        ("int8_linear", "avx512vnni", ["-mavx512vnni"]),
+        ("half_linear", "avx512fp16", ["-mavx512bw", "-mavx512vl", "-mavx512fp16"]),
+    )
+}
 
 is_sanitized = pytest.mark.skipif(
     "VITADAPTER_TEST_CUDA_FLAGS" in os.environ, reason="already sanitized"
@@ -41,17 +48,25 @@ def build_driver() -> Path:
     common = sorted((csrc / "common").glob("*.cpp"))
     kernels = sorted(csrc.glob("*/*_cpu.cpp"))
     if platform.machine() != "x86_64":
-        kernels.remove(WITH_VNNI)
+        kernels = [kernel for kernel in kernels if kernel not in OF_ONE_SET]
     sources = [DRIVER, *common, *kernels]
-    digest = hashlib.sha256(" ".join((*FLAGS, *VNNI)).encode())
+    digest = hashlib.sha256(" ".join((*FLAGS, *map(str, OF_ONE_SET.items()))).encode())
     for path in (*sources, *sorted(csrc.rglob("*.h"))):
         digest.update(path.read_bytes())
     folder = ROOT / "build" / f"thread_sanitizer-{digest.hexdigest()[:16]}"
 
     def compiled(source: Path) -> Path:
         output = folder / f"{source.parent.name}_{source.stem}.o"
-        flags = [*FLAGS, *VNNI] if source == WITH_VNNI else FLAGS
-        command = ["g++", *flags, f"-I{csrc}", "-c", source, "-o", output]
+        command = [
+            "g++",
+            *FLAGS,
+            *OF_ONE_SET.get(source, []),
+            f"-I{csrc}",
+            "-c",
+            source,
+            "-o",
+            output,
+        ]
         subprocess.run(command, check=True, capture_output=True)
         return output
 

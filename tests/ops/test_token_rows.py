@@ -91,10 +91,11 @@ def test_transpose_reads_columns_of_wider_rows(columns: int) -> None:
     assert torch.equal(token_rows.transpose(rows), rows.t())
 
 
-def test_transpose_fills_the_memory_it_is_given() -> None:
-    rows, out = torch.randn(67, 21), torch.full((21, 67), float("nan"))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_transpose_fills_the_memory_it_is_given(dtype: torch.dtype) -> None:
+    rows, out = torch.randn(67, 21), torch.full((21, 67), float("nan"), dtype=dtype)
     assert token_rows.transpose(rows, out).data_ptr() == out.data_ptr()
-    assert torch.equal(out, rows.t())
+    assert torch.equal(out, rows.t().to(dtype))
 
 
 def test_results_are_bit_equal_for_any_number_of_threads() -> None:

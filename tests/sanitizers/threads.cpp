@@ -14,9 +14,11 @@
 #include <vector>
 
 #include "batch_norm/params.h"
+#include "common/isa.h"
 #include "common/kept_memory.h"
 #include "common/workers.h"
 #include "dwconv_gelu/params.h"
+#include "half_linear/params.h"
 #include "int8_linear/params.h"
 #include "ms_deform_attn/params.h"
 #include "patch_embed/params.h"
@@ -27,6 +29,9 @@ namespace vitadapter {
 #ifdef __x86_64__
 namespace avx512vnni {
 void int8_linear(const Int8LinearParams&);
+}
+namespace avx512fp16 {
+void half_linear(const HalfLinearParams&);
 }
 #endif
 namespace {
@@ -168,7 +173,7 @@ Step rows() {
     normalize_rows_cpu({tokens.data(), weight.data(), bias.data(), N, C, 1e-5, results[0].data(),
                         results[1].data(), results[2].data(), results[6].data(), tokens.data(),
                         results[7].data(), results[8].data(), num_threads});
-    transpose_rows_cpu({tokens.data(), C, N, C, results[3].data(), num_threads});
+    transpose_rows_cpu({tokens.data(), C, N, C, results[3].data(), DType::kFloat32, num_threads});
     gelu_rows_cpu({tokens.data(), N * C, results[4].data(), results[5].data(), num_threads});
     return results;
   };
@@ -216,6 +221,37 @@ Step int8() {
     std::vector<char> steps((N + 7) * (K + 12));
     avx512vnni::int8_linear({x.data(), weight.data(), scales.data(), nullptr, plus.data(), true, N,
                              K, C, steps.data(), results[0].data(), num_threads});
+#else
+    (void)num_threads;
+#endif
+    return results;
+  };
+}
+
+Step halves() {
+  constexpr int64_t N = 301, K = 50, C = 170, kBytes = 19 * (4 * 512 + 64);
+  const Numbers x = numbers(N * K), weight = numbers(K * C), bias = numbers(C),
+                plus = numbers(N * C);
+  return [=](int num_threads) {
+    std::vector<Numbers> results{Numbers(N * C)};
+#ifdef __x86_64__
+    if (!has_avx512_fp16()) return results;
+    std::vector<char> memory(kBytes);
+    constexpr DType kDType = DType::kFloat32;
+    avx512fp16::half_linear({{x.data(), kDType, K, 1},
+                             {weight.data(), kDType, 1, C},
+                             nullptr,
+                             bias.data(),
+                             plus.data(),
+                             kDType,
+                             true,
+                             N,
+                             K,
+                             C,
+                             memory.data(),
+                             results[0].data(),
+                             kDType,
+                             num_threads});
 #else
     (void)num_threads;
 #endif
@@ -275,6 +311,7 @@ int main(int argc, char** argv) {
                                                 {"positions", positions()},
                                                 {"rows", rows()},
                                                 {"8 bits", int8()},
+                                                {"16 bits", halves()},
                                                 {"kept memory", kept_memory()}};
   for (const auto& [name, step] : steps) {
     if (!is_same_from_many_threads(step)) return std::printf("%s: results differ\n", name), 1;

@@ -7,7 +7,7 @@ from importlib import metadata
 
 import torch
 
-from ..native import cuda_device, extension, gemm
+from ..native import cuda_device, extension, gemm, half_linear
 from ..version import __version__
 
 
@@ -28,7 +28,11 @@ def facts() -> dict[str, str]:
         result["CPU instruction set"] = str(build["cpu_isa"])
         is_narrow = gemm.has_low_products(torch.bfloat16)
         result["bfloat16 on the CPU"] = (
-            "multiplied as it is" if is_narrow else "multiplied in float32, which is faster"
+            "multiplied as it is"
+            if is_narrow
+            else "multiplied as float16 with scales, by a kernel of ours"
+            if half_linear.has_products()
+            else "multiplied in float32, which is faster"
         )
         result["CUDA kernels"] = cuda_device.cuda_unavailable_reason() or (
             f"built for {cuda_device.archs(build)} by nvcc {build['cuda_compiler']}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..native import extension, gemm, tensors
+from ..native import extension, gemm, half_linear, tensors
 
 _AS_IS = nullcontext()
 
@@ -23,6 +23,8 @@ class Form(NamedTuple):
         is_ours: Whether kernels of ours normalize: those of float32 on the CPU.
         is_suited: Whether products are of float32 on the CPU, as ``gemm.linear`` asks; then our
             kernels also activate.
+        is_half: Whether ``half_linear`` multiplies, which takes matrices in whatever dtype they
+            come; all between its products is of ``compute``, float32.
         autocast: Enter it around what runs between the layers: off where products are wider than
             what it asks for.
     """
@@ -32,6 +34,7 @@ class Form(NamedTuple):
     wide: torch.dtype
     is_ours: bool
     is_suited: bool
+    is_half: bool
     autocast: AbstractContextManager[object]
 
 
@@ -58,8 +61,6 @@ def form_of(x: Tensor, weight: Tensor) -> Form:
     dtypes = product_dtypes(x, weight)
     assert dtypes is not None
     asked, compute = dtypes
-    # What nobody keeps for a backward pass is not rounded.
-    dtype = asked if torch.is_grad_enabled() else compute
     wide = torch.promote_types(weight.dtype, compute)
     is_plain = (
         type(x) is Tensor
@@ -69,7 +70,15 @@ def form_of(x: Tensor, weight: Tensor) -> Form:
     )
     is_ours, is_suited = is_plain and wide is torch.float32, is_plain and compute is torch.float32
     autocast = _AS_IS if compute is asked else tensors.without_autocast()
-    return Form(dtype, compute, wide, is_ours, is_suited, autocast)
+    is_half = (
+        compute is not asked
+        and is_suited
+        and gemm.is_half(x, asked)
+        and weight.dtype in half_linear.DTYPES
+    )
+    # What nobody keeps for a backward pass is not rounded, unless that is faster.
+    dtype = asked if torch.is_grad_enabled() or is_half else compute
+    return Form(dtype, compute, wide, is_ours, is_suited, is_half, autocast)
 
 
 def product_dtypes(x: Tensor, weight: Tensor) -> tuple[torch.dtype, torch.dtype] | None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..native import gemm, tensors, token_rows
+from ..native import gemm, half_linear, tensors, token_rows
 from ..ops import int8_linear
 from .form import Form
 from .int8_linear import Int8Linear
@@ -172,15 +172,19 @@ class _NormLinear(torch.autograd.Function):
         form: Form,
         *parameters: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        weight, bias = _joined(parameters, form.compute)
+        weight, bias = _joined(parameters, None if form.is_half else form.compute)
         normalize = token_rows.normalize if form.is_ours else _normalize
         of_norm = norm_weight.to(form.wide), norm_bias.to(form.wide)
-        normalized, mean, rstd = normalize(x.to(form.wide), *of_norm, eps)
+        source = token_rows.widened(x) if form.is_half and x.dtype in gemm.LOW else x.to(form.wide)
+        normalized, mean, rstd = normalize(source, *of_norm, eps)
         ctx.save_for_backward(x, mean, rstd, norm_weight, norm_bias, *parameters)
         ctx.eps, ctx.form = eps, form
         rows = normalized.reshape(-1, x.shape[-1]).to(form.compute)
         ctx.set_materialize_grads(False)
-        out = gemm.linear(rows, weight, bias, is_suited=form.is_suited, dtype=form.dtype)
+        if form.is_half:
+            out = half_linear.linear(rows, weight, bias, dtype=form.dtype)
+        else:
+            out = gemm.linear(rows, weight, bias, is_suited=form.is_suited, dtype=form.dtype)
         # As torch's own products: not a view of what nobody else has, so it may be overwritten.
         return torch.ops.aten._unsafe_view(out, (*x.shape[:-1], weight.shape[0])), x
 
@@ -190,19 +194,19 @@ class _NormLinear(torch.autograd.Function):
         if grad is None:
             return (plus, *[None] * (len(ctx.needs_input_grad) - 1))
         x, mean, rstd, norm_weight, norm_bias, *parameters = ctx.saved_tensors
-        needs, dtype = ctx.needs_input_grad, ctx.form.compute
+        needs, form = ctx.needs_input_grad, ctx.form
         half = len(parameters) // 2
         weights = parameters[:half]
         sizes = [weight.shape[0] for weight in weights]
-        grad = _as_matrix(grad, dtype)
+        grad = _as_matrix(grad, form)
 
         grads: list[Tensor | None] = [None, None, None, None, None]
         inputs = x, norm_weight, norm_bias
-        source, scale, shift = (each.to(ctx.form.wide) for each in inputs)
+        source, scale, shift = (each.to(form.wide) for each in inputs)
         normalized: Tensor | None = None
         if any(needs[:3]):
-            weight, _ = _joined(parameters, dtype)
-            back = gemm.linear(grad, weight.t()).view(x.shape).to(source.dtype)
+            weight, _ = _joined(parameters, None if form.is_half else form.compute)
+            back = _multiply(form, grad, weight.t()).view(x.shape).to(source.dtype)
             if token_rows.is_ours(back, source, scale, shift):
                 plus = None if plus is None else plus.to(source.dtype)
                 normalized, *of_norm = token_rows.normalize_backward(
@@ -222,11 +226,11 @@ class _NormLinear(torch.autograd.Function):
                 is_ours = token_rows.is_ours(source, scale, shift)
                 normalize = token_rows.normalize if is_ours else _normalize
                 normalized = normalize(source, scale, shift, ctx.eps)[0]
-            product = gemm.weight_gradient(grad, _as_matrix(normalized, dtype))
+            product = _weight_gradient(form, grad, _as_matrix(normalized, form))
             grad_weights = list(torch.split(product.to(weights[0].dtype), sizes))
         grad_biases: list[Tensor | None] = [None] * half
         if any(needs[5 + half :]):
-            total = grad.sum(0, dtype=ctx.form.wide).to(weights[0].dtype)
+            total = grad.sum(0, dtype=form.wide).to(weights[0].dtype)
             grad_biases = list(torch.split(total, sizes))
         return (*grads, *grad_weights, *grad_biases)
 
@@ -249,6 +253,20 @@ class _ResidualLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(hidden, weight, bias, gamma, kept)
         ctx.activation, ctx.form, dtype = activation, form, form.compute
+        plus = x.reshape(-1, x.shape[-1]) if kept is None else None
+        if form.is_half:
+            has_gelu = activation == "gelu"
+            rows = hidden if has_gelu else _activate_by_torch(hidden, activation)
+            total = half_linear.linear(
+                rows.reshape(-1, weight.shape[1]),
+                weight,
+                bias,
+                gamma=gamma,
+                plus=plus,
+                has_gelu=has_gelu,
+                dtype=dtype if plus is None else x.dtype,
+            ).view(x.shape)
+            return total if kept is None else _added(x, total, kept)
         activated = hidden.to(dtype)
         if activation != "none":
             activated, _ = _activate(form.is_suited, activated, activation)
@@ -260,8 +278,7 @@ class _ResidualLinear(torch.autograd.Function):
             scaled = torch.mul(gamma[:, None], scaled, out=None if is_wide else scaled)
             shift = None if shift is None else gamma * shift
         scaled, shift = scaled.to(dtype), None if shift is None else shift.to(dtype)
-        if kept is None and torch.promote_types(x.dtype, dtype) == dtype:
-            plus = x.reshape(-1, x.shape[-1])
+        if plus is not None and torch.promote_types(x.dtype, dtype) == dtype:
             total = gemm.linear(
                 rows,
                 scaled,
@@ -273,29 +290,29 @@ class _ResidualLinear(torch.autograd.Function):
             )
             return total.view(x.shape)
         branch = gemm.linear(rows, scaled, shift, is_suited=form.is_suited).view(x.shape)
-        total = x + branch if kept is None else torch.addcmul(x, kept.to(x.dtype), branch)
-        return total.to(x.dtype)
+        return _added(x, branch, kept)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, narrow, bias, gamma, kept = ctx.saved_tensors
         needs_x, needs_hidden, needs_weight, needs_bias, needs_gamma = ctx.needs_input_grad[:5]
-        dtype, wide = ctx.form.compute, ctx.form.wide
-        rows = _as_matrix(grad if kept is None else grad * kept, dtype)
+        form, dtype, wide = ctx.form, ctx.form.compute, ctx.form.wide
+        rows = _as_matrix(grad if kept is None else grad * kept, form)
         weight = narrow.to(wide)
 
         back = grad_weight = grad_bias = grad_gamma = None
         if needs_hidden:
             scaled = _scaled(weight, gamma).to(dtype)
-            back = gemm.linear(rows, scaled.t()).view(*grad.shape[:-1], weight.shape[1])
+            back = _multiply(form, rows, scaled.t()).view(*grad.shape[:-1], weight.shape[1])
         source = hidden.to(dtype)
         activated, back = _activate(token_rows.is_ours(source), source, ctx.activation, back)
         if needs_bias or needs_gamma:
             total = rows.sum(0, dtype=wide)
             grad_bias = total if gamma is None else gamma * total
         if needs_weight or needs_gamma:
-            grad_weight = gemm.weight_gradient(rows, _as_matrix(activated, dtype)).to(wide)
+            product = _weight_gradient(form, rows, _as_matrix(activated, form))
+            grad_weight = product.to(wide)
             if gamma is not None:
                 if needs_gamma:
                     grad_gamma = torch.linalg.vecdot(grad_weight, weight)
@@ -314,6 +331,11 @@ class _ResidualLinear(torch.autograd.Function):
         )
 
 
+def _added(x: Tensor, branch: Tensor, kept: Tensor | None) -> Tensor:
+    total = x + branch if kept is None else torch.addcmul(x, kept.to(x.dtype), branch)
+    return total.to(x.dtype)
+
+
 def _as(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
     """Return a gradient in the dtype of its tensor."""
     return grad if grad is None or like is None else grad.to(like.dtype)
@@ -326,14 +348,31 @@ def _normalize(
     return torch.native_layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
-def _as_matrix(tokens: Tensor, dtype: torch.dtype) -> Tensor:
-    return tokens.reshape(-1, tokens.shape[-1]).to(dtype)
+def _as_matrix(tokens: Tensor, form: Form) -> Tensor:
+    """Return tokens as rows of what a product reads."""
+    rows = tokens.reshape(-1, tokens.shape[-1])
+    return rows if form.is_half else rows.to(form.compute)
+
+
+def _multiply(form: Form, rows: Tensor, weight: Tensor) -> Tensor:
+    if form.is_half:
+        return half_linear.linear(rows, weight, dtype=form.compute)
+    return gemm.linear(rows, weight)
+
+
+def _weight_gradient(form: Form, grad: Tensor, rows: Tensor) -> Tensor:
+    if form.is_half:
+        return half_linear.linear(grad.t(), rows.t(), dtype=form.compute)
+    return gemm.weight_gradient(grad, rows)
 
 
 def _joined(
-    parameters: Sequence[Tensor | None], dtype: torch.dtype
+    parameters: Sequence[Tensor | None], dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return weights and biases of layers, which come in this order, as those of one layer."""
+    """Return weights and biases of layers, which come in this order, as those of one layer.
+
+    In a dtype, or in their own.
+    """
     half = len(parameters) // 2
     weight, bias = parameters[0], parameters[half]
     assert weight is not None
@@ -341,6 +380,8 @@ def _joined(
         weight = torch.cat([part for part in parameters[:half] if part is not None])
         biases = [part for part in parameters[half:] if part is not None]
         bias = torch.cat(biases) if biases else None
+    if dtype is None:
+        return weight, bias
     weight = weight if weight.dtype is dtype else _as_wide(weight, dtype)
     return weight, None if bias is None else bias.to(dtype)
 

@@ -4,6 +4,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..native import extension, gemm, tensors, token_rows
+from ..native import extension, gemm, half_linear, tensors, token_rows
 from ._choice import touched_reason
 from .form import product_dtypes
 from .maps import map_to_tokens
@@ -54,15 +55,18 @@ def forward(model: Any, maps: Sequence[Tensor], vit_maps: Sequence[Tensor]) -> l
     if _sum_reason(model.up, at_4, at_8, wide) is None:
         # Nobody else has seen this map, unless by a hook.
         is_ours = touched_reason(model, "spm") is None
-        total = at_4.to(wide, copy=not is_ours)
-        with nullcontext() if wide is low else tensors.without_autocast():
-            first = _largest(total, at_8, vit_map, model.up, norms[0], layout)
+        is_half = wide is not low and gemm.is_half(at_8, low)
         # As the layers give it: these add the map of the ViT, and a constant norm its float32.
         others = [] if vit_map is None else [vit_map]
         others += [norms[0].weight] if is_constant(norms[0]) else []
+        out_dtype = low
         for other in others:
-            low = torch.promote_types(low, other.dtype)
-        first = first.to(low)
+            out_dtype = torch.promote_types(out_dtype, other.dtype)
+        total = _widened(at_4, wide) if at_4.dtype != wide else at_4.to(wide, copy=not is_ours)
+        with nullcontext() if wide is low else tensors.without_autocast():
+            first = _largest(
+                total, at_8, vit_map, model.up, norms[0], layout, is_half, out_dtype
+            ).to(out_dtype)
     else:
         first = _normalized(_sum(double(at_8, model.up) + at_4, vit_map), norms[0], layout)
     rest = [
@@ -116,6 +120,8 @@ def _largest(
     up: Any,
     norm: nn.Module,
     layout: _Layout,
+    is_half: bool,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Return norm(up(at_8) + at_4 + resized vit_map), summed in the memory of ``at_4``.
 
@@ -126,8 +132,10 @@ def _largest(
         scale, shift = (part.to(at_4.dtype) for part in as_affine(norm))
         weight, bias = up.weight * scale[:, None, None], torch.addcmul(shift, up.bias, scale)
         vit_map = None if vit_map is None else vit_map * scale[:, None, None]
-        return _relaid(_summed(at_4, scale, at_8, weight, bias, vit_map), layout.memory_format)
-    total = _LargestSum.apply(at_4, at_8, up.weight, up.bias, vit_map)  # type: ignore[no-untyped-call]
+        total = _summed(at_4, scale, at_8, weight, bias, vit_map, is_half)
+        return _relaid(total, layout.memory_format, dtype)
+    inputs = at_4, at_8, up.weight, up.bias, vit_map, is_half
+    total = _LargestSum.apply(*inputs)  # type: ignore[no-untyped-call]
     return _normalized(total.to(up.weight.dtype), norm, layout)
 
 
@@ -138,17 +146,20 @@ def _summed(
     weight: Tensor,
     bias: Tensor,
     vit_map: Tensor | None,
+    is_half: bool,
 ) -> Tensor:
     """Return scale * at_4 + 2 x 2 transposed convolution of at_8 + resized vit_map, in ``at_4``."""
     B, C, h, w = at_8.shape
-    at_8, weight, bias = (each.to(at_4.dtype) for each in (at_8, weight, bias))
+    if not is_half:
+        at_8, weight, bias = (each.to(at_4.dtype) for each in (at_8, weight, bias))
+    multiply = partial(half_linear.linear, dtype=at_4.dtype) if is_half else gemm.linear
     matrix, bias = taps(weight), bias.repeat(4)
     step = max(1, _PIECE_BYTES // (w * 4 * C * at_4.element_size()))  # rows of at_8
     pixels = at_4.permute(0, 2, 3, 1).view(B, h, 2, w, 2, -1)
     for image, tokens in zip(pixels, map_to_tokens(at_8), strict=True):
         for first in range(0, h, step):
             rows = tokens[first * w : (first + step) * w]
-            product = gemm.linear(rows, matrix, bias).view(-1, w, 2, 2, at_4.shape[1])
+            product = multiply(rows, matrix, bias).view(-1, w, 2, 2, at_4.shape[1])
             product, target = product.transpose(1, 2), image[first : first + step]
             if scale is None:
                 target.add_(product)
@@ -159,14 +170,25 @@ def _summed(
     return at_4
 
 
-def _relaid(level: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """Return a map that is channels last in another format."""
+def _relaid(
+    level: Tensor, memory_format: torch.memory_format, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Return a map that is channels last in another format; there a float32 one may be rounded."""
     if memory_format == torch.channels_last or level.requires_grad or not token_rows.is_ours(level):
         return level.contiguous(memory_format=memory_format)
-    out = extension.in_huge_pages(torch.empty_like(level, memory_format=memory_format))
+    dtype = dtype if dtype is torch.bfloat16 else level.dtype
+    out = torch.empty_like(level, dtype=dtype, memory_format=memory_format)
+    extension.in_huge_pages(out)
     for rows, planes in zip(map_to_tokens(level), out, strict=True):
         token_rows.transpose(rows, planes)
     return out
+
+
+def _widened(level: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a map in another dtype: unless gradients are recorded, in memory of large pages."""
+    if torch.is_grad_enabled():
+        return level.to(dtype)
+    return extension.in_huge_pages(torch.empty_like(level, dtype=dtype)).copy_(level)
 
 
 class _LargestSum(torch.autograd.Function):
@@ -180,17 +202,18 @@ class _LargestSum(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         vit_map: Tensor | None,
+        is_half: bool,
     ) -> Tensor:
         ctx.save_for_backward(at_8, weight)
         ctx.vit_shape = None if vit_map is None else vit_map.shape
         ctx.mark_dirty(at_4)
-        return _summed(at_4, None, at_8, weight, bias, vit_map)
+        return _summed(at_4, None, at_8, weight, bias, vit_map, is_half)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         at_8, weight = (each.to(grad.dtype) for each in ctx.saved_tensors)
-        _, needs_8, needs_weight, needs_bias, needs_vit = ctx.needs_input_grad
+        _, needs_8, needs_weight, needs_bias, needs_vit, _ = ctx.needs_input_grad
         grad = grad.contiguous(memory_format=torch.channels_last)
         return (
             grad,
@@ -200,6 +223,7 @@ class _LargestSum(torch.autograd.Function):
             torch.ops.aten.upsample_bilinear2d_backward(grad, grad.shape[2:], ctx.vit_shape, False)
             if needs_vit
             else None,
+            None,
         )
 
 

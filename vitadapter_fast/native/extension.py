@@ -21,7 +21,13 @@ _Output = TypeVar("_Output", bound=Tensor | None)
 
 # What is called of it but launchers.
 _ASKED = (
-    *("has_int8_products", "has_low_products", "prefer_huge_pages", "prefer_huge_pages_next"),
+    *(
+        "has_half_products",
+        "has_int8_products",
+        "has_low_products",
+        "prefer_huge_pages",
+        "prefer_huge_pages_next",
+    ),
     *("take_block", "limit_kept", "free_kept"),
 )
 
@@ -78,6 +84,8 @@ def launch(name: str, **arguments: Any) -> None:
         if value is None:
             plain[key] = 0
         elif isinstance(value, Tensor):
+            if value.is_neg():  # its numbers lie in memory with the other sign
+                arguments[key] = value = value.resolve_neg()
             plain[key] = value.data_ptr()
     try:
         getattr(module, name)(**plain)

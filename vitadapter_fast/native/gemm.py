@@ -12,7 +12,8 @@ ViT-Adapter-S at 512 9 % less.
 
 Matrices of 16 bits are multiplied in float32 where the processor does that faster: on x86-64
 without AMX, AMD's AVX512_BF16 or, for float16, AVX512_FP16. 1024 x 384 x 1536 on two cores of an
-Intel Xeon that has AVX512_BF16 and no AMX: 173 in bfloat16, 303 in float32.
+Intel Xeon that has AVX512_BF16 and no AMX: 173 in bfloat16, 303 in float32. With AVX512_FP16 those
+of bfloat16 have a kernel of their own: see half_linear.
 """
 
 from functools import cache
@@ -22,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import extension, memory, tensors, token_rows
+from . import extension, half_linear, memory, tensors, token_rows
 
 _by_onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 _has_onednn = (
@@ -60,6 +61,15 @@ def compute_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
     return torch.float32
 
 
+def is_half(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether ``half_linear`` multiplies matrices of ``dtype`` where ``tensor`` lies."""
+    return (
+        dtype is torch.bfloat16
+        and compute_dtype(tensor, dtype) is not dtype
+        and half_linear.has_products()
+    )
+
+
 def linear(
     rows: Tensor,
     weight: Tensor,
@@ -83,6 +93,8 @@ def linear(
     """
     product: Tensor
     dtype = rows.dtype if dtype is None else dtype
+    if rows.dtype is torch.bfloat16 and _is_of_halves(rows, weight):
+        return half_linear.linear(rows, weight, bias, plus=plus, dtype=dtype)
     nbytes = rows.shape[0] * weight.shape[0] * 4
     if not (is_suited or _is_suited(rows, weight)):
         if rows.dtype in LOW and (wide := compute_dtype(rows, rows.dtype)) is not rows.dtype:
@@ -148,6 +160,8 @@ def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
         grad: [N, C].
         rows: [N, K].
     """
+    if grad.dtype is torch.bfloat16 and _is_of_halves(grad, rows):
+        return half_linear.linear(grad.t(), rows.t(), dtype=grad.dtype)
     if (wide := compute_dtype(grad, grad.dtype)) is not grad.dtype:
         return weight_gradient(grad.to(wide), rows.to(wide)).to(grad.dtype)
     if not (_has_onednn and _is_suited(rows, grad) and token_rows.is_ours(grad)):
@@ -176,6 +190,16 @@ def _expect_huge_pages() -> None:
     module, _ = extension.load()
     if module is not None:
         module.prefer_huge_pages_next(extension.AHEAD_BYTES)
+
+
+def _is_of_halves(rows: Tensor, weight: Tensor) -> bool:
+    return (
+        is_half(rows, rows.dtype)
+        and type(weight) in _PLAIN
+        and weight.dtype is rows.dtype
+        and rows.numel() > 0
+        and weight.numel() > 0
+    )
 
 
 def _is_suited(rows: Tensor, weight: Tensor) -> bool:

@@ -102,7 +102,8 @@ def transpose(rows: Tensor, out: Tensor | None = None) -> Tensor:
 
     Args:
         rows: [N, C], each row dense.
-        out: Dense memory for it; None takes what the thread's next call may write to.
+        out: Dense memory for it, float32 or bfloat16; None takes what the thread's next call may
+            write to.
     """
     N, C = rows.shape
     assert C == 1 or rows.stride(1) == 1
@@ -113,6 +114,7 @@ def transpose(rows: Tensor, out: Tensor | None = None) -> Tensor:
         stride=rows.stride(0),
         shape=(N, C),
         out=out,
+        out_dtype=extension.DTYPE_CODES[out.dtype],
         num_threads=torch.get_num_threads(),
     )
     return out
