@@ -34,7 +34,6 @@ from problems import OURS  # noqa: E402
 from worker import PASSES, Spec  # noqa: E402
 from workloads import build  # noqa: E402
 
-from vitadapter_fast.native import half_linear  # noqa: E402
 from vitadapter_fast.ops.int8_linear import cpu as int8_kernel  # noqa: E402
 
 FILE = Path(__file__).parent / "gate.json"
@@ -50,11 +49,10 @@ RIVALS = {
     "rope": (SHAPE, "split + cat"),
     "dwconv_gelu": (SHAPE, "split + conv2d + cat"),
     "batch_norm": (SHAPE, "torch"),
+    "feed_forward": (SHAPE, "torch"),
 }
 if int8_kernel.processor_reason() is None:
     RIVALS["int8_linear"] = (SHAPE, "torch._int_mm, composed")
-if half_linear.has_products():
-    RIVALS["feed_forward"] = (SHAPE, "torch")
 
 
 # Each kernel in both; float32 has no word of its own in the file.
