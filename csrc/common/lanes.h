@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Some of the 16 numbers of an AVX-512 register, in memory float32 or bfloat16.
+// Some of the 16 numbers of an AVX-512 register, in memory float32 or bfloat16, and how many
+// registers there are.
 #pragma once
 
 #include <immintrin.h>
@@ -9,6 +10,8 @@
 #include "common/dtype.h"
 
 namespace vitadapter::VITADAPTER_ISA {
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline __mmask16 first_lanes(int64_t count) {
   return count >= 16 ? 0xffff : count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1);

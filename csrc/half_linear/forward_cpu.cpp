@@ -33,7 +33,6 @@ struct Task {
   }
 };
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 void pack_x(void* context, TaskQueue& queue) {

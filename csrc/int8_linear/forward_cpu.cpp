@@ -28,8 +28,6 @@ struct Task {
   }
 };
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 void quantize_rows(void* context, TaskQueue& queue) {
   const Task& task = *static_cast<const Task*>(context);
   const Int8LinearParams& p = task.p;

@@ -21,14 +21,8 @@ _Output = TypeVar("_Output", bound=Tensor | None)
 
 # What is called of it but launchers.
 _ASKED = (
-    *(
-        "has_half_products",
-        "has_int8_products",
-        "has_low_products",
-        "prefer_huge_pages",
-        "prefer_huge_pages_next",
-    ),
-    *("take_block", "limit_kept", "free_kept"),
+    *("has_half_products", "has_int8_products", "has_low_products"),
+    *("prefer_huge_pages", "prefer_huge_pages_next", "take_block", "limit_kept", "free_kept"),
 )
 
 DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}

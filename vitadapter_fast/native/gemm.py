@@ -48,7 +48,8 @@ def has_low_products(dtype: torch.dtype) -> bool:
 def compute_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
     """Return the dtype in which matrices of ``dtype`` are multiplied where ``tensor`` lies.
 
-    Wider than ``dtype`` where that is faster; sums are of float32 in any case.
+    Wider than ``dtype`` where that is faster; sums are of float32. Where ``is_half`` holds,
+    products of bfloat16 have a kernel of their own, and float32 is what lies between them.
     """
     if (
         dtype not in LOW
