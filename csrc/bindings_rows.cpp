@@ -8,6 +8,7 @@
 
 #include "bindings.h"
 #include "build_facts.h"
+#include "half_conv/params.h"
 #include "half_linear/params.h"
 #include "int8_linear/params.h"
 #include "rope/params.h"
@@ -64,7 +65,8 @@ void int8_linear(Address x, Address weight, Address scales, Address bias, Addres
 
 void half_linear(Address x, int x_dtype, std::pair<int64_t, int64_t> x_strides, Address weight,
                  int weight_dtype, std::pair<int64_t, int64_t> weight_strides, Address gamma,
-                 Address bias, Address plus, int plus_dtype, bool has_gelu,
+                 Address bias, Address plus, int plus_dtype, bool has_gelu, Address norm_weight,
+                 Address norm_bias, double eps, Address mean, Address rstd, Address sums,
                  const std::array<int64_t, 3>& shape, Address halves, Address out, int out_dtype,
                  int num_threads) {
   const auto [num_rows, num_inputs, num_outputs] = shape;
@@ -76,6 +78,9 @@ void half_linear(Address x, int x_dtype, std::pair<int64_t, int64_t> x_strides, 
       pointer(plus),
       dtype_of(plus_dtype),
       has_gelu,
+      {pointer<float>(norm_weight), pointer<float>(norm_bias), eps, pointer<float>(mean),
+       pointer<float>(rstd)},
+      pointer<float>(sums),
       num_rows,
       num_inputs,
       num_outputs,
@@ -85,6 +90,39 @@ void half_linear(Address x, int x_dtype, std::pair<int64_t, int64_t> x_strides, 
       threads(num_threads)};
   WithoutLock without_lock;
   half_linear_cpu(p);
+}
+
+HalfConvParams half_conv_params(const std::array<int64_t, 3>& channels,
+                                std::pair<int32_t, int32_t> hw, int64_t stride, bool pads_rows) {
+  HalfConvParams p{};
+  p.batch = channels[0];
+  p.num_inputs = channels[1];
+  p.num_outputs = channels[2];
+  p.hw = {hw.first, hw.second};
+  p.stride = stride;
+  p.pads_rows = pads_rows;
+  return p;
+}
+
+void half_conv(Address x, int x_dtype, std::pair<int64_t, int64_t> x_strides, Address weight,
+               Address bias, bool has_relu, const std::array<int64_t, 3>& channels,
+               std::pair<int32_t, int32_t> hw, int64_t stride, bool pads_rows, Address halves,
+               int64_t halves_bytes, Address out, int out_dtype, int num_threads) {
+  HalfConvParams p = half_conv_params(channels, hw, stride, pads_rows);
+  p.x = pointer(x);
+  p.x_dtype = dtype_of(x_dtype);
+  p.stride_b = x_strides.first;
+  p.stride_h = x_strides.second;
+  p.weight = pointer<float>(weight);
+  p.bias = pointer<float>(bias);
+  p.has_relu = has_relu;
+  p.halves = pointer(halves);
+  p.halves_bytes = halves_bytes;
+  p.out = pointer(out);
+  p.out_dtype = dtype_of(out_dtype);
+  p.num_threads = threads(num_threads);
+  WithoutLock without_lock;
+  half_conv_cpu(p);
 }
 
 template <void (*launch)(const RopeParams&)>
@@ -139,8 +177,20 @@ void define_rows(py::module_& module) {
   module.def("has_half_products", &has_half_products);
   module.def("half_linear_cpu", &half_linear, py::kw_only(), "x"_a, "x_dtype"_a, "x_strides"_a,
              "weight"_a, "weight_dtype"_a, "weight_strides"_a, "gamma"_a = 0, "bias"_a = 0,
-             "plus"_a = 0, "plus_dtype"_a = 0, "has_gelu"_a = false, "shape"_a, "halves"_a, "out"_a,
-             "out_dtype"_a, "num_threads"_a = 1);
+             "plus"_a = 0, "plus_dtype"_a = 0, "has_gelu"_a = false, "norm_weight"_a = 0,
+             "norm_bias"_a = 0, "eps"_a = 0.0, "mean"_a = 0, "rstd"_a = 0, "sums"_a = 0, "shape"_a,
+             "halves"_a, "out"_a, "out_dtype"_a, "num_threads"_a = 1);
+  module.def(
+      "half_conv_bytes",
+      [](const std::array<int64_t, 3>& channels, std::pair<int32_t, int32_t> hw, int64_t stride,
+         bool pads_rows) {
+        return half_conv_bytes(half_conv_params(channels, hw, stride, pads_rows));
+      },
+      py::kw_only(), "channels"_a, "hw"_a, "stride"_a, "pads_rows"_a);
+  module.def("half_conv_cpu", &half_conv, py::kw_only(), "x"_a, "x_dtype"_a, "x_strides"_a,
+             "weight"_a, "bias"_a = 0, "has_relu"_a, "channels"_a, "hw"_a, "stride"_a,
+             "pads_rows"_a, "halves"_a, "halves_bytes"_a, "out"_a, "out_dtype"_a,
+             "num_threads"_a = 1);
   def_rope<rope_cpu>(module, "rope_cpu");
 #if VITADAPTER_CUDA_KERNELS
   def_rope<rope_cuda>(module, "rope_cuda");

@@ -61,9 +61,11 @@ struct LowProducts {
 };
 #endif
 
+// With AVX512_BF16, which each processor with AVX512_FP16 has: it rounds results to bfloat16.
 inline bool has_avx512_fp16() {
 #if defined(__x86_64__)
-  return LowProducts().of_avx512_fp16;
+  const LowProducts found;
+  return found.of_avx512_fp16 && found.of_avx512_bf16;
 #else
   return false;
 #endif

@@ -30,6 +30,9 @@ inline __m512 load(const BFloat16* from, __mmask16 lanes) {
 inline void store(float* to, __mmask16 lanes, __m512 v) { _mm512_mask_storeu_ps(to, lanes, v); }
 
 inline void store(BFloat16* to, __mmask16 lanes, __m512 v) {
+#ifdef __AVX512BF16__  // rounds what float32 has below its normal range to zero
+  _mm256_mask_storeu_epi16(to, lanes, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
+#else
   const __m512i bits = _mm512_castps_si512(v), one = _mm512_set1_epi32(1);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
   const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
@@ -37,6 +40,7 @@ inline void store(BFloat16* to, __mmask16 lanes, __m512 v) {
   const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
   const __m512i rounded = _mm512_mask_mov_epi32(_mm512_add_epi32(bits, bias), is_nan, quiet);
   _mm256_mask_storeu_epi16(to, lanes, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+#endif
 }
 
 // Calls run(typed pointer) for numbers of float32 or bfloat16.

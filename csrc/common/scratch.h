@@ -18,16 +18,22 @@ class Scratch {
  public:
   // calloc: fresh pages come zeroed anyway, and padding lanes may compute on what is here.
   explicit Scratch(int64_t count)
-      : data_(static_cast<T*>(std::calloc(count > 0 ? count : 1, sizeof(T)))) {
-    if (!data_) throw std::bad_alloc();
+      : all_(std::calloc((count > 0 ? count : 0) * sizeof(T) + kCacheLine, 1)) {
+    if (!all_) throw std::bad_alloc();
+    const uintptr_t first = reinterpret_cast<uintptr_t>(all_);
+    data_ = reinterpret_cast<T*>((first + kCacheLine) / kCacheLine * kCacheLine);
   }
-  ~Scratch() { std::free(data_); }
+  ~Scratch() { std::free(all_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
   operator T*() { return data_; }
 
  private:
+  // Where memory begins: a vector that lies in two lines takes twice as long.
+  static constexpr uintptr_t kCacheLine = 64;
+
+  void* all_;
   T* data_;
 };
 

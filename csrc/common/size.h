@@ -12,4 +12,8 @@ struct SizeHW {
   int32_t h, w;
 };
 
+// Where rows are packed as float16 (halves.h), so many of the left or right matrix of a product lie
+// together, and their length is rounded up.
+constexpr int64_t kLeftRows = 8, kRightRows = 16, kHalfInputs = 16;
+
 }  // namespace vitadapter

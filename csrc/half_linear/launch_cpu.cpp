@@ -26,8 +26,8 @@ void half_linear_cpu(const HalfLinearParams& p) {
   const char kOp[] = "half_linear";
   VITADAPTER_CHECK(has_half_products(), "half_linear: this processor has no AVX512_FP16");
   VITADAPTER_CHECK(p.num_inputs > 0, "half_linear: there must be inputs");
-  volume(kOp, {p.num_outputs + kHalfRows, p.num_inputs + kHalfInputs, 2});
-  volume(kOp, {p.num_rows + kHalfRows, p.num_inputs + kHalfInputs + 2, 2});
+  volume(kOp, {p.num_outputs + kRightRows, p.num_inputs + kHalfInputs, 2});
+  volume(kOp, {p.num_rows + kLeftRows, p.num_inputs + kHalfInputs + 2, 2});
   const int64_t results = volume(kOp, {p.num_rows, p.num_outputs});
   const HalfRows* const factors[] = {&p.x, &p.weight};
   for (int i = 0; i < 2; ++i) {
@@ -43,7 +43,11 @@ void half_linear_cpu(const HalfLinearParams& p) {
   for (DType dtype : {p.plus_dtype, p.out_dtype})
     VITADAPTER_CHECK(dtype == DType::kFloat32 || dtype == DType::kBFloat16,
                      "half_linear: results must be float32 or bfloat16");
-  VITADAPTER_CHECK(!p.has_gelu || p.x.input_stride == 1, "half_linear: GELU wants dense rows");
+  const bool has_norm = p.norm.weight != nullptr;
+  VITADAPTER_CHECK(!(p.has_gelu || has_norm) || p.x.input_stride == 1,
+                   "half_linear: GELU and the norm want dense rows");
+  VITADAPTER_CHECK(!(p.has_gelu && has_norm), "half_linear: either GELU or the norm");
+  if (has_norm) check_memory(kOp, p.num_rows, {p.norm.bias, p.norm.mean, p.norm.rstd});
   check_memory(kOp, results, {p.x.data, p.weight.data, p.halves, p.out});
 #ifdef VITADAPTER_HAS_AVX512_FP16
   if (results > 0) avx512fp16::half_linear(p);

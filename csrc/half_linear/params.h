@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "common/dtype.h"
+#include "common/size.h"
 
 namespace vitadapter {
 
@@ -18,9 +19,14 @@ struct HalfRows {
   int64_t row_stride, input_stride;
 };
 
-// What the kernel packs: 16 rows, of each two numbers at a time, behind them what 1 stands for in
-// each row. Numbers beyond N or C are not meant, those beyond K are 0.
-constexpr int64_t kHalfRows = 16, kHalfInputs = 16;  // K is rounded up to these
+// A normalization of the rows before they are multiplied.
+struct HalfNorm {
+  const float* weight;  // [K]; null for none
+  const float* bias;    // [K]
+  double eps;
+  float* mean;  // [N]
+  float* rstd;  // [N], 1 / sqrt(variance + eps)
+};
 
 struct HalfLinearParams {
   HalfRows x;          // [N, K]
@@ -29,9 +35,11 @@ struct HalfLinearParams {
   const float* bias;   // [C], added before that; or null
   const void* plus;    // [N, C], dense, added to all; or null
   DType plus_dtype;
-  bool has_gelu;  // GELU of x is multiplied, not x; then its input_stride is 1
+  bool has_gelu;  // GELU of x is multiplied, not x
+  HalfNorm norm;  // x is normalized; with either, its input_stride is 1, and not with both
+  float* sums;    // [N], what the rows of x add up to; or null
   int64_t num_rows, num_inputs, num_outputs;  // N K C
-  void* halves;  // memory for x as it is packed: [ceil(N / 16), ceil(K / 16) * 512 + 64] bytes
+  void* halves;  // memory for x as it is packed: [ceil(N / 8), ceil(K / 16) * 256 + 64] bytes
   void* out;     // [N, C], dense
   DType out_dtype;
   int num_threads;

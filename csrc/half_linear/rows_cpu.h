@@ -1,120 +1,118 @@
 // SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Rows of float32 or bfloat16 in; out, the same in float16, each times a power of two of its own.
+// Rows in; out, 16 of them as the product reads them, normalized or activated on the way.
 #pragma once
 
 #include "common/gelu_cpu.h"
-#include "common/lanes.h"
+#include "common/halves.h"
 #include "half_linear/params.h"
 
 namespace vitadapter::VITADAPTER_ISA {
 
-// The largest number of a row lies from 2^4 to below 2^5: 32 products of two rows, summed in
-// float16, stay below its 65504, and what vanishes is 2^-28 of the largest and less.
-constexpr float kExponent = 4;
-constexpr float kLeastExponent = -122;  // so that neither a factor nor its inverse overflows
-
-// Sixteen rows as a tile of the product reads them: 32 bits are two numbers of a row, those of
-// eight rows lie side by side, for weights of sixteen. Behind them 16 inverse factors, NaN where a
-// number is not finite.
-struct Packed {
-  uint8_t* data;
-  int64_t groups;  // of two numbers
-  bool is_weight;
-
-  int64_t step() const { return is_weight ? 64 : 32; }             // to the next two numbers
-  int64_t second() const { return is_weight ? 32 : groups * 32; }  // to the second eight rows
-  static int64_t groups_of(int64_t inputs) { return (inputs + kHalfInputs - 1) / kHalfInputs * 8; }
-  static int64_t bytes(int64_t groups) { return groups * 64 + 64; }
-  float* inverse() const { return reinterpret_cast<float*>(data + groups * 64); }
-};
-
-// Powers of two of 16 rows, by the largest absolute numbers of each.
-inline __m512 factors(__m512 largest, __m512 poison, float* inverse) {
-  const __m512 exponent =
-      _mm512_sub_ps(_mm512_max_ps(_mm512_getexp_ps(largest), _mm512_set1_ps(kLeastExponent)),
-                    _mm512_set1_ps(kExponent));
-  const __m512 one = _mm512_set1_ps(1);
-  _mm512_storeu_ps(inverse, _mm512_add_ps(_mm512_scalef_ps(one, exponent), poison));
-  return _mm512_scalef_ps(one, _mm512_sub_ps(_mm512_setzero_ps(), exponent));
-}
-
-inline __m256i to_halves(__m512 numbers) {
-  return _mm512_cvtps_ph(numbers, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-
-// Rows that are dense. Buffer: [16, groups * 2].
-template <bool kGelu, typename T>
-void pack_dense(const T* rows, int64_t stride, int count, int64_t inputs, float* buffer,
-                Packed out) {
-  const int64_t padded = out.groups * 2;
-  alignas(64) float largest[16] = {}, poison[16] = {}, factor[16];
-  for (int i = 0; i < count; ++i) {
-    __m512 most = _mm512_setzero_ps(), bad = most;
-    for (int64_t k = 0; k < padded; k += 16) {
-      __m512 x = load(rows + i * stride + k, first_lanes(inputs - k));
-      if constexpr (kGelu) x = gelu<false>(Wide<float>{x}).v;
-      _mm512_storeu_ps(buffer + i * padded + k, x);
-      most = _mm512_max_ps(most, _mm512_abs_ps(x));
-      bad = _mm512_fmadd_ps(x, _mm512_setzero_ps(), bad);
-    }
-    largest[i] = _mm512_reduce_max_ps(most);
-    poison[i] = _mm512_reduce_add_ps(bad);
+// The sum of term(first, lanes) over a row: four sums at once, since one would wait for each
+// addition.
+template <typename Term>
+inline float sum_over(int64_t count, Term&& term) {
+  __m512 sums[4];
+  for (__m512& sum : sums) sum = _mm512_setzero_ps();
+  int64_t k = 0;
+  for (; k + 64 <= count; k += 64) {
+    for (int i = 0; i < 4; ++i)
+      sums[i] = _mm512_add_ps(sums[i], term(k + i * 16, __mmask16{0xffff}));
   }
-  _mm512_store_ps(factor, factors(_mm512_load_ps(largest), _mm512_load_ps(poison), out.inverse()));
-  for (int first = 0; first < count; first += 8) {
-    uint8_t* const to = out.data + (first ? out.second() : 0);
-    for (int64_t k = 0; k < padded; k += 16) {
-      Vec<float> pairs[8];  // each of 8 pairs of halves of a row
-      for (int i = 0; i < 8; ++i) {
-        const int row = first + i < count ? first + i : count - 1;
-        const __m512 x = _mm512_loadu_ps(buffer + row * padded + k);
-        pairs[i].v = _mm256_castsi256_ps(to_halves(_mm512_mul_ps(x, _mm512_set1_ps(factor[row]))));
-      }
-      Vec<float>::transpose(pairs);
-      for (int i = 0; i < 8; ++i)
-        pairs[i].store(reinterpret_cast<float*>(to + (k / 2 + i) * out.step()));
-    }
-  }
+  for (; k < count; k += 16) sums[0] = _mm512_add_ps(sums[0], term(k, first_lanes(count - k)));
+  return _mm512_reduce_add_ps(
+      _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
 }
 
-// Rows that are columns of dense memory.
+// Row `index` less its mean, over its deviation, times weight plus bias.
 template <typename T>
-void pack_columns(const T* rows, int64_t stride, int count, int64_t inputs, Packed out) {
-  const __mmask16 lanes = first_lanes(count);
-  __m512 most = _mm512_setzero_ps(), bad = most;
-  for (int64_t k = 0; k < inputs; ++k) {
-    const __m512 x = load(rows + k * stride, lanes);
-    most = _mm512_max_ps(most, _mm512_abs_ps(x));
-    bad = _mm512_fmadd_ps(x, _mm512_setzero_ps(), bad);
-  }
-  const __m512 factor = factors(most, bad, out.inverse());
-  const auto halves = [&](int64_t k) {
-    const __m512 x = load(rows + k * stride, k < inputs ? lanes : __mmask16{0});
-    return _mm512_cvtepu16_epi32(to_halves(_mm512_mul_ps(x, factor)));
-  };
-  for (int64_t g = 0; g < out.groups; ++g) {
-    const __m512i pairs = _mm512_or_si512(halves(2 * g), _mm512_slli_epi32(halves(2 * g + 1), 16));
-    uint8_t* const to = out.data + g * out.step();
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_castsi512_si256(pairs));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + out.second()),
-                        _mm512_extracti64x4_epi64(pairs, 1));
-  }
+inline void normalize(const T* row, int64_t index, int64_t inputs, const HalfNorm& norm,
+                      float* out) {
+  const float mean = sum_over(inputs,
+                              [&](int64_t k, __mmask16 lanes) {
+                                const __m512 x = load(row + k, lanes);
+                                _mm512_storeu_ps(out + k, x);
+                                return x;
+                              }) /
+                     static_cast<float>(inputs);
+  const __m512 center = _mm512_set1_ps(mean);
+  const float squares = sum_over(inputs, [&](int64_t k, __mmask16 lanes) {
+    const __m512 away = _mm512_maskz_sub_ps(lanes, _mm512_loadu_ps(out + k), center);
+    return _mm512_mul_ps(away, away);
+  });
+  const double variance = static_cast<double>(squares) / static_cast<double>(inputs);
+  const float rstd = static_cast<float>(1 / std::sqrt(variance + norm.eps));
+  norm.mean[index] = mean;
+  norm.rstd[index] = rstd;
+  over_lanes(inputs, [&](int64_t k, __mmask16 lanes) {
+    const __m512 away = _mm512_sub_ps(_mm512_loadu_ps(out + k), center);
+    const __m512 unit = _mm512_mul_ps(away, _mm512_set1_ps(rstd));
+    const __m512 weight = load(norm.weight + k, lanes), bias = load(norm.bias + k, lanes);
+    _mm512_storeu_ps(out + k, _mm512_fmadd_ps(unit, weight, bias));
+  });
 }
 
-// Rows first ... first + count - 1, at most 16. Buffer as pack_dense wants it.
-inline void pack(const HalfRows& rows, int64_t first, int64_t left, int64_t inputs, bool has_gelu,
-                 float* buffer, Packed out) {
-  const int count = static_cast<int>(left < kHalfRows ? left : kHalfRows);
-  with_numbers(rows.dtype, rows.data, [&](auto* data) {
-    data += first * rows.row_stride;
-    if (rows.input_stride != 1)
-      pack_columns(data, rows.input_stride, count, inputs, out);
-    else if (has_gelu)
-      pack_dense<true>(data, rows.row_stride, count, inputs, buffer, out);
-    else
-      pack_dense<false>(data, rows.row_stride, count, inputs, buffer, out);
+template <typename T>
+inline void activate(const T* row, int64_t inputs, float* out) {
+  over_lanes(inputs, [&](int64_t k, __mmask16 lanes) {
+    _mm512_storeu_ps(out + k, gelu<false>(Wide<float>{load(row + k, lanes)}).v);
+  });
+}
+
+// Rows first ... first + 15 of the left matrix, as far as they are there, to two blocks. Memory for
+// one row in float32, and for eight of halves.
+inline void pack_left(const HalfLinearParams& p, int64_t first, float* changed, uint8_t* rows,
+                      const Halves& out) {
+  const int64_t left = p.num_rows - first, count = left < 2 * kLeftRows ? left : 2 * kLeftRows;
+  const Halves second = count > kLeftRows ? out.block(1) : out;
+  float* const sums = p.sums ? p.sums + first : nullptr;
+  with_numbers(p.x.dtype, p.x.data, [&](auto* data) {
+    if (p.x.input_stride != 1) {
+      const auto of = [&](int64_t k) { return data + first + k * p.x.input_stride; };
+      const auto put = [](void* to, __m256i half) {
+        _mm256_storeu_si256(static_cast<__m256i*>(to), half);
+      };
+      const auto store = [&](int64_t g, __m512i pairs) {  // the first over what is not there
+        put(second.data + g * out.step(), _mm512_extracti64x4_epi64(pairs, 1));
+        put(out.data + g * out.step(), _mm512_castsi512_si256(pairs));
+      };
+      const __m512i inverse =
+          _mm512_castps_si512(round_columns(count, p.num_inputs, kLeftExponent, sums, of, store));
+      put(second.inverse(), _mm512_extracti64x4_epi64(inverse, 1));
+      put(out.inverse(), _mm512_castsi512_si256(inverse));
+      return;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const auto* row = data + (first + i) * p.x.row_stride;
+      const Halves& block = i < kLeftRows ? out : second;
+      const int64_t within = i % kLeftRows;
+      uint8_t* const to = rows + within * out.groups * 4;
+      if (p.has_gelu) activate(row, p.num_inputs, changed);
+      if (p.norm.weight) normalize(row, first + i, p.num_inputs, p.norm, changed);
+      block.inverse()[within] = p.has_gelu || p.norm.weight
+                                    ? round_row(changed, p.num_inputs, kLeftExponent, to)
+                                    : round_row(row, p.num_inputs, kLeftExponent, to);
+      if (sums)
+        sums[i] = sum_over(p.num_inputs,
+                           [&](int64_t k, __mmask16 lanes) { return load(row + k, lanes); });
+      if (within == kLeftRows - 1 || i == count - 1) interleave(rows, block);
+    }
+  });
+}
+
+// Rows first ... first + 15 of the right one. Memory for sixteen of halves.
+inline void pack_right(const HalfLinearParams& p, int64_t first, uint8_t* rows, Halves out) {
+  const int64_t left = p.num_outputs - first, count = left < kRightRows ? left : kRightRows;
+  with_numbers(p.weight.dtype, p.weight.data, [&](auto* data) {
+    if (p.weight.input_stride != 1)
+      return pack_columns(count, p.num_inputs, out,
+                          [&](int64_t k) { return data + first + k * p.weight.input_stride; });
+    for (int64_t i = 0; i < count; ++i)
+      out.inverse()[i] = round_row(data + (first + i) * p.weight.row_stride, p.num_inputs,
+                                   kRightExponent, rows + i * out.groups * 4);
+    interleave(rows, out);
   });
 }
 

@@ -4,6 +4,7 @@
 // Checks what could corrupt memory and picks the instruction set.
 #include "common/check.h"
 #include "common/isa.h"
+#include "half_linear/params.h"
 #include "window_attention/params.h"
 
 namespace vitadapter {
@@ -19,6 +20,11 @@ namespace portable {
 void window_attention_forward(const WindowAttentionParams&);
 void window_attention_backward(const WindowAttentionParams&);
 }  // namespace portable
+#ifdef VITADAPTER_HAS_AVX512_FP16
+namespace avx512fp16 {
+void window_attention_forward_half(const WindowAttentionParams&);
+}
+#endif
 
 namespace {
 
@@ -36,6 +42,10 @@ void check(const WindowAttentionParams& p, std::initializer_list<const void*> re
 
 void window_attention_forward_cpu(const WindowAttentionParams& p) {
   check(p, {p.out});
+#ifdef VITADAPTER_HAS_AVX512_FP16
+  if (p.dtype == DType::kBFloat16 && has_half_products())
+    return avx512fp16::window_attention_forward_half(p);
+#endif
   VITADAPTER_CPU_DISPATCH_WIDE(window_attention_forward, p);
 }
 

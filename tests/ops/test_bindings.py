@@ -131,16 +131,34 @@ if _C.has_int8_products():
     )
 HALVES = len(LAUNCHERS)
 if _C.has_half_products():
-    LAUNCHERS.append(
+    dtypes = dict.fromkeys(("x_dtype", "weight_dtype", "out_dtype"), 0)
+    strides = {"x_strides": (24, 1), "weight_strides": (1, 40)}
+    LAUNCHERS += [
         Launcher(
             ("half_linear_cpu",),
             ("x", "weight", "gamma", "bias", "plus"),
-            ("halves", "out"),
+            ("sums", "halves", "out"),
             {"shape": [14, 24, 40]},
-            {"has_gelu": True, **dict.fromkeys(("x_dtype", "weight_dtype", "out_dtype"), 0)},
-            {"x_strides": (24, 1), "weight_strides": (1, 40)},
-        )
-    )
+            {"has_gelu": True, **dtypes},
+            strides,
+        ),
+        Launcher(
+            ("half_linear_cpu",),
+            ("x", "weight", "bias", "norm_weight", "norm_bias"),
+            ("mean", "rstd", "halves", "out"),
+            {"shape": [14, 24, 40]},
+            {"has_gelu": False, "eps": 1e-5, **dtypes},
+            strides,
+        ),
+        Launcher(
+            ("half_conv_cpu",),
+            ("x", "weight", "bias"),
+            ("halves", "out"),
+            {"channels": [2, 16, 20], "hw": (3, 4)},
+            {"x_dtype": 0, "out_dtype": 0, "stride": 1, "pads_rows": True, "has_relu": True},
+            {"x_strides": (192, 64), "halves_bytes": 40000},
+        ),
+    ]
 
 INTEGERS = [
     *range(-3, 9),
@@ -231,7 +249,18 @@ if _C.has_half_products():
     REFUSED["float16"] = (HALVES, {"weight_dtype": 1}, "must be float32 or bfloat16")
     REFUSED["result"] = (HALVES, {"out_dtype": 3}, "must be float32 or bfloat16")
     REFUSED["strides"] = (HALVES, {"weight_strides": (2, 40)}, "one of the strides must be 1")
-    REFUSED["gelu"] = (HALVES, {"x_strides": (1, 14)}, "GELU wants dense rows")
+    REFUSED["gelu"] = (HALVES, {"x_strides": (1, 14)}, "GELU and the norm want dense rows")
+    REFUSED["rows_of_norm"] = (HALVES + 1, {"x_strides": (1, 14)}, "want dense rows")
+    REFUSED["both"] = (HALVES + 1, {"has_gelu": True}, "either GELU or the norm")
+    REFUSED["no_mean"] = (HALVES + 1, {"mean": 0}, "the address of a tensor is missing")
+    conv = HALVES + 2
+    REFUSED["map"] = (conv, {"hw": (2, 4), "pads_rows": False}, "the map is too small")
+    REFUSED["inputs_of_map"] = (conv, {"channels": [2, 8, 20]}, "must divide by 16")
+    REFUSED["stride"] = (conv, {"stride": 3}, "the stride must be 1 or 2")
+    REFUSED["halves"] = (conv, {"halves_bytes": 9999}, "too little memory for halves")
+    REFUSED["map_dtype"] = (conv, {"x_dtype": 1}, "must be float32 or bfloat16")
+    REFUSED["map_strides"] = (conv, {"x_strides": (-1, 64)}, "a stride is negative")
+    REFUSED["images"] = (conv, {"channels": [2**40, 16, 20]}, "larger than any memory")
 
 
 @pytest.mark.parametrize(("which", "change", "message"), REFUSED.values(), ids=REFUSED)

@@ -24,6 +24,8 @@ from hypothesis import strategies as st
 from test_batch_norm import NormCase, make_norm_inputs
 from test_batch_norm import check as check_norm
 from test_dwconv_gelu import check as check_convolution
+from test_half_conv import Case as HalfConvCase
+from test_half_conv import check as check_half_conv
 from test_half_linear import Case as HalfCase
 from test_half_linear import check as check_half
 from test_half_linear import needs_halves
@@ -115,6 +117,19 @@ half_cases = st.builds(
     has_gamma=st.booleans(),
     has_bias=st.booleans(),
     has_plus=st.booleans(),
+)
+half_conv_cases = st.builds(
+    HalfConvCase,
+    name=st.just("random"),
+    batch=st.integers(0, 2),
+    inputs=st.sampled_from([16, 32, 48, 112]),
+    height=st.integers(3, 9),
+    width=st.integers(1, 20),
+    outputs=st.integers(1, 90),
+    stride=st.integers(1, 2),
+    pads_rows=st.booleans(),
+    has_bias=st.booleans(),
+    has_relu=st.booleans(),
 )
 WIDE_OR_NOT = st.sampled_from([torch.float32, torch.bfloat16])
 attention = {
@@ -221,6 +236,13 @@ def test_int8_linear(case: Int8Case, ways: list[str], **how: Any) -> None:
 )
 def test_half_linear(case: HalfCase, ways: list[str], **how: Any) -> None:
     check_half(case, change=lay_out(ways), **how)
+
+
+@needs_halves
+@calls(200)
+@given(case=half_conv_cases, ways=layouts, dtype=WIDE_OR_NOT, out_dtype=WIDE_OR_NOT)
+def test_half_conv(case: HalfConvCase, ways: list[str], **how: Any) -> None:
+    check_half_conv(case, change=lay_out(ways), **how)
 
 
 @interpreted

@@ -17,15 +17,18 @@ ROOT = Path(__file__).resolve().parents[2]
 DRIVER = ROOT / "tests" / "sanitizers" / "threads.cpp"
 FLAGS = ["-std=c++17", "-O1", "-g", "-fsanitize=thread", "-pthread", "-DVITADAPTER_ISA=portable"]
 # For one instruction set alone; the driver calls these where the processor has it.
+HALVES = ("avx512fp16", ["-mavx512bw", "-mavx512vl", "-mavx512bf16", "-mavx512fp16"])
 OF_ONE_SET = {
-    ROOT / "csrc" / folder / "forward_cpu.cpp": [
+    ROOT / "csrc" / source: [
         *("-UVITADAPTER_ISA", f"-DVITADAPTER_ISA={name}", "-mfma", "-mf16c", "-mavx512f"),
         *options,
     ]
-    for folder, name, options in (
-        ("int8_linear", "avx512vnni", ["-mavx512vnni"]),
-        ("half_linear", "avx512fp16", ["-mavx512bw", "-mavx512vl", "-mavx512fp16"]),
-    )
+    for source, (name, options) in {
+        "int8_linear/forward_cpu.cpp": ("avx512vnni", ["-mavx512vnni"]),
+        "half_linear/forward_cpu.cpp": HALVES,
+        "half_conv/forward_cpu.cpp": HALVES,
+        "window_attention/forward_half_cpu.cpp": HALVES,
+    }.items()
 }
 
 is_sanitized = pytest.mark.skipif(

@@ -14,10 +14,12 @@
 #include <vector>
 
 #include "batch_norm/params.h"
+#include "common/convert.h"
 #include "common/isa.h"
 #include "common/kept_memory.h"
 #include "common/workers.h"
 #include "dwconv_gelu/params.h"
+#include "half_conv/layout.h"
 #include "half_linear/params.h"
 #include "int8_linear/params.h"
 #include "ms_deform_attn/params.h"
@@ -32,7 +34,9 @@ void int8_linear(const Int8LinearParams&);
 }
 namespace avx512fp16 {
 void half_linear(const HalfLinearParams&);
-}
+void half_conv(const HalfConvParams&);
+void window_attention_forward_half(const WindowAttentionParams&);
+}  // namespace avx512fp16
 #endif
 namespace {
 
@@ -229,29 +233,69 @@ Step int8() {
 }
 
 Step halves() {
-  constexpr int64_t N = 301, K = 50, C = 170, kBytes = 19 * (4 * 512 + 64);
+  constexpr int64_t N = 301, K = 50, C = 170, kBytes = 38 * (4 * 256 + 64);
   const Numbers x = numbers(N * K), weight = numbers(K * C), bias = numbers(C),
-                plus = numbers(N * C);
+                plus = numbers(N * C), norm = numbers(K);
   return [=](int num_threads) {
-    std::vector<Numbers> results{Numbers(N * C)};
+    std::vector<Numbers> results{Numbers(N * C), Numbers(N * C), Numbers(N), Numbers(N),
+                                 Numbers(N)};
 #ifdef __x86_64__
     if (!has_avx512_fp16()) return results;
     std::vector<char> memory(kBytes);
-    constexpr DType kDType = DType::kFloat32;
-    avx512fp16::half_linear({{x.data(), kDType, K, 1},
-                             {weight.data(), kDType, 1, C},
-                             nullptr,
-                             bias.data(),
-                             plus.data(),
-                             kDType,
-                             true,
-                             N,
-                             K,
-                             C,
-                             memory.data(),
-                             results[0].data(),
-                             kDType,
-                             num_threads});
+    HalfLinearParams p{};
+    p.x = {x.data(), DType::kFloat32, K, 1}, p.weight = {weight.data(), DType::kFloat32, 1, C};
+    p.bias = bias.data(), p.plus = plus.data(), p.has_gelu = true, p.sums = results[2].data();
+    p.num_rows = N, p.num_inputs = K, p.num_outputs = C, p.halves = memory.data();
+    p.out = results[0].data(), p.num_threads = num_threads;
+    avx512fp16::half_linear(p);
+    p.has_gelu = false, p.out = results[1].data();
+    p.norm = {norm.data(), norm.data(), 1e-6, results[3].data(), results[4].data()};
+    avx512fp16::half_linear(p);
+#else
+    (void)num_threads;
+#endif
+    return results;
+  };
+}
+
+Step half_convolution() {
+  constexpr int64_t B = 2, K = 32, H = 11, W = 13, C = 70;
+  const Numbers x = numbers(B * H * W * K), weight = numbers(C * 9 * K), bias = numbers(C);
+  return [=](int num_threads) {
+    std::vector<Numbers> results{Numbers(B * H * W * C)};
+#ifdef __x86_64__
+    if (!has_avx512_fp16()) return results;
+    HalfConvParams p{};
+    p.x = x.data(), p.stride_b = H * W * K, p.stride_h = W * K;
+    p.weight = weight.data(), p.bias = bias.data(), p.has_relu = true;
+    p.batch = B, p.num_inputs = K, p.num_outputs = C, p.hw = {H, W}, p.stride = 1;
+    p.pads_rows = true, p.out = results[0].data(), p.num_threads = num_threads;
+    std::vector<char> memory(HalfConvLayout(p).bytes(p));
+    p.halves = memory.data();
+    avx512fp16::half_conv(p);
+#else
+    (void)num_threads;
+#endif
+    return results;
+  };
+}
+
+Step half_windows() {
+  constexpr int64_t B = 2, N = 9 * 11, M = 3, D = 24;
+  std::vector<BFloat16> qkv;
+  for (float number : numbers(B * N * 3 * M * D))
+    qkv.push_back(VITADAPTER_ISA::to_bfloat16(number));
+  return [=](int num_threads) {
+    // Two finite numbers of 16 bits are one of 32.
+    std::vector<Numbers> results{Numbers(B * N * M * D / 2), Numbers(B * N * M)};
+#ifdef __x86_64__
+    if (!has_avx512_fp16()) return results;
+    WindowAttentionParams p{};
+    p.qkv = qkv.data(), p.qkv_stride_n = 3 * M * D, p.qkv_stride_b = N * 3 * M * D;
+    p.dtype = DType::kBFloat16, p.batch = B, p.heads = M, p.channels = D, p.hw = {9, 11};
+    p.window_size = 4, p.out = results[0].data(), p.logsumexp = results[1].data();
+    p.num_threads = num_threads;
+    avx512fp16::window_attention_forward_half(p);
 #else
     (void)num_threads;
 #endif
@@ -312,6 +356,8 @@ int main(int argc, char** argv) {
                                                 {"rows", rows()},
                                                 {"8 bits", int8()},
                                                 {"16 bits", halves()},
+                                                {"16 bits, convolution", half_convolution()},
+                                                {"16 bits, windows", half_windows()},
                                                 {"kept memory", kept_memory()}};
   for (const auto& [name, step] : steps) {
     if (!is_same_from_many_threads(step)) return std::printf("%s: results differ\n", name), 1;

@@ -32,7 +32,7 @@ class Layer(NamedTuple):
     channels: int
 
 
-def conv_relu(weight: Tensor, bias: Tensor, stride: tuple[int, ...], x: Tensor) -> Tensor:
+def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     """Run a 3 x 3 convolution and ReLU as a ``Layer`` does."""
     return F.conv2d(x, weight, bias, stride, (0, 1)).relu_()
 

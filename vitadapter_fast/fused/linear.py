@@ -173,18 +173,20 @@ class _NormLinear(torch.autograd.Function):
         *parameters: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         weight, bias = _joined(parameters, None if form.is_half else form.compute)
-        normalize = token_rows.normalize if form.is_ours else _normalize
-        of_norm = norm_weight.to(form.wide), norm_bias.to(form.wide)
-        source = token_rows.widened(x) if form.is_half and x.dtype in gemm.LOW else x.to(form.wide)
-        normalized, mean, rstd = normalize(source, *of_norm, eps)
+        if form.is_half:
+            rows = x.reshape(-1, x.shape[-1])
+            of_norm = norm_weight, norm_bias, eps
+            out, *moments = half_linear.norm_linear(rows, *of_norm, weight, bias, dtype=form.dtype)
+            mean, rstd = (each.view(*x.shape[:-1], 1) for each in moments)
+        else:
+            normalize = token_rows.normalize if form.is_ours else _normalize
+            scale, shift = norm_weight.to(form.wide), norm_bias.to(form.wide)
+            normalized, mean, rstd = normalize(x.to(form.wide), scale, shift, eps)
+            rows = normalized.reshape(-1, x.shape[-1]).to(form.compute)
+            out = gemm.linear(rows, weight, bias, is_suited=form.is_suited, dtype=form.dtype)
         ctx.save_for_backward(x, mean, rstd, norm_weight, norm_bias, *parameters)
         ctx.eps, ctx.form = eps, form
-        rows = normalized.reshape(-1, x.shape[-1]).to(form.compute)
         ctx.set_materialize_grads(False)
-        if form.is_half:
-            out = half_linear.linear(rows, weight, bias, dtype=form.dtype)
-        else:
-            out = gemm.linear(rows, weight, bias, is_suited=form.is_suited, dtype=form.dtype)
         # As torch's own products: not a view of what nobody else has, so it may be overwritten.
         return torch.ops.aten._unsafe_view(out, (*x.shape[:-1], weight.shape[0])), x
 
@@ -202,7 +204,8 @@ class _NormLinear(torch.autograd.Function):
 
         grads: list[Tensor | None] = [None, None, None, None, None]
         inputs = x, norm_weight, norm_bias
-        source, scale, shift = (each.to(form.wide) for each in inputs)
+        source = _widened(form, x, form.wide)
+        scale, shift = norm_weight.to(form.wide), norm_bias.to(form.wide)
         normalized: Tensor | None = None
         if any(needs[:3]):
             weight, _ = _joined(parameters, None if form.is_half else form.compute)
@@ -221,17 +224,18 @@ class _NormLinear(torch.autograd.Function):
                     grads[0] = grads[0].to(x.dtype).add_(plus)
             grads[:3] = map(_as, grads[:3], inputs)
         grad_weights: list[Tensor | None] = [None] * half
+        total: Tensor | None = None
         if any(needs[5 : 5 + half]):
             if normalized is None:
                 is_ours = token_rows.is_ours(source, scale, shift)
                 normalize = token_rows.normalize if is_ours else _normalize
                 normalized = normalize(source, scale, shift, ctx.eps)[0]
-            product = _weight_gradient(form, grad, _as_matrix(normalized, form))
+            product, total = _weight_gradient(form, grad, _as_matrix(normalized, form))
             grad_weights = list(torch.split(product.to(weights[0].dtype), sizes))
         grad_biases: list[Tensor | None] = [None] * half
         if any(needs[5 + half :]):
-            total = grad.sum(0, dtype=form.wide).to(weights[0].dtype)
-            grad_biases = list(torch.split(total, sizes))
+            total = grad.sum(0, dtype=form.wide) if total is None else total
+            grad_biases = list(torch.split(total.to(weights[0].dtype), sizes))
         return (*grads, *grad_weights, *grad_biases)
 
 
@@ -305,13 +309,15 @@ class _ResidualLinear(torch.autograd.Function):
         if needs_hidden:
             scaled = _scaled(weight, gamma).to(dtype)
             back = _multiply(form, rows, scaled.t()).view(*grad.shape[:-1], weight.shape[1])
-        source = hidden.to(dtype)
+        source = _widened(form, hidden, dtype)
         activated, back = _activate(token_rows.is_ours(source), source, ctx.activation, back)
-        if needs_bias or needs_gamma:
-            total = rows.sum(0, dtype=wide)
-            grad_bias = total if gamma is None else gamma * total
+        product = total = None
         if needs_weight or needs_gamma:
-            product = _weight_gradient(form, rows, _as_matrix(activated, form))
+            product, total = _weight_gradient(form, rows, _as_matrix(activated, form))
+        if needs_bias or needs_gamma:
+            total = rows.sum(0, dtype=wide) if total is None else total
+            grad_bias = total if gamma is None else gamma * total
+        if product is not None:
             grad_weight = product.to(wide)
             if gamma is not None:
                 if needs_gamma:
@@ -354,16 +360,24 @@ def _as_matrix(tokens: Tensor, form: Form) -> Tensor:
     return rows if form.is_half else rows.to(form.compute)
 
 
+def _widened(form: Form, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return tokens in what norms and activations read, ``dtype``, only until the next call."""
+    if form.is_half and tokens.dtype in gemm.LOW:
+        return token_rows.widened(tokens)
+    return tokens.to(dtype)
+
+
 def _multiply(form: Form, rows: Tensor, weight: Tensor) -> Tensor:
     if form.is_half:
         return half_linear.linear(rows, weight, dtype=form.compute)
     return gemm.linear(rows, weight)
 
 
-def _weight_gradient(form: Form, grad: Tensor, rows: Tensor) -> Tensor:
+def _weight_gradient(form: Form, grad: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the gradient of a weight, and that of its bias where it comes for nothing."""
     if form.is_half:
-        return half_linear.linear(grad.t(), rows.t(), dtype=form.compute)
-    return gemm.weight_gradient(grad, rows)
+        return half_linear.weight_gradient(grad, rows, dtype=form.compute)
+    return gemm.weight_gradient(grad, rows), None
 
 
 def _joined(

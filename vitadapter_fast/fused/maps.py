@@ -23,6 +23,13 @@ def map_to_tokens(feature_map: Tensor) -> Tensor:
     return feature_map.permute(0, 2, 3, 1).flatten(1, 2)
 
 
+def widened(level: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a map in another dtype: unless gradients are recorded, in memory of large pages."""
+    if torch.is_grad_enabled():
+        return level.to(dtype)
+    return extension.in_huge_pages(torch.empty_like(level, dtype=dtype)).copy_(level)
+
+
 def joined(levels: Sequence[Tensor], embeds: Tensor) -> Tensor:
     """Return the tokens of all levels, each plus its own of the embeddings, one after the other.
 

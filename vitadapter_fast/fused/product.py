@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..native import extension, gemm, half_linear, token_rows
+from ..native import extension, gemm, token_rows
 from ._choice import touched_reason
-from .form import product_dtypes
+from .half_convolution import half_dtype, multiply
 from .maps import map_to_tokens, tokens_to_map
 
 
@@ -33,15 +33,20 @@ def is_product(layer: nn.Module, kind: type[nn.Module], size: int) -> bool:
     )
 
 
-def project(level: Tensor, spm: Any) -> Tensor:
-    """Return ``spm.fc1(level)``, a 1 x 1 convolution of a map that is channels last."""
-    layer = spm.fc1
-    is_compiled, is_low = torch.compiler.is_compiling(), level.dtype in gemm.LOW
+def project(level: Tensor, spm: Any, name: str, has_halves: bool) -> Tensor:
+    """Return a 1 x 1 convolution of ``spm``, by its name, of a map that is channels last.
+
+    Args:
+        level: The map.
+        spm: Its owner.
+        name: ``fc1`` to ``fc4``.
+        has_halves: Whether the products of ``spm`` are of 16 bits and have a kernel here.
+    """
+    layer, is_compiled = getattr(spm, name), torch.compiler.is_compiling()
     if (
-        not (is_compiled or is_low or _is_large(level))
-        or touched_reason(spm, "fc1") is not None
+        not (is_compiled or has_halves or _is_large(level))
+        or touched_reason(spm, name) is not None
         or not is_product(layer, nn.Conv2d, 1)
-        or (is_low and not (is_compiled or _is_half(level, layer.weight)))
     ):
         result: Tensor = layer(level)
         return result
@@ -50,8 +55,8 @@ def project(level: Tensor, spm: Any) -> Tensor:
         product = F.linear(level.permute(0, 2, 3, 1), matrix, layer.bias)
         return product.permute(0, 3, 1, 2)
     rows = map_to_tokens(level).flatten(0, 1)
-    if is_low:
-        product = half_linear.linear(rows, matrix, layer.bias, dtype=level.dtype)
+    if has_halves and (halves := half_dtype(level, layer.weight)) is not None:
+        product = multiply(rows, matrix, layer.bias, halves)
     else:
         product = gemm.linear(rows, matrix, layer.bias)
     B, _, h, w = level.shape
@@ -65,15 +70,6 @@ def _is_large(level: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and token_rows.is_ours(level)
         and not torch.is_autocast_enabled("cpu")
-    )
-
-
-def _is_half(level: Tensor, weight: Tensor) -> bool:
-    """Return whether products of a map of 16 bits have a kernel here."""
-    return (
-        not torch.is_grad_enabled()
-        and gemm.is_half(level, level.dtype)
-        and product_dtypes(level, weight) is not None
     )
 
 

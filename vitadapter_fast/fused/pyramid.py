@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from ..native import extension, gemm, half_linear, tensors, token_rows
 from ._choice import touched_reason
 from .form import product_dtypes
-from .maps import map_to_tokens
+from .maps import map_to_tokens, widened
 from .norm import as_affine, is_constant, normalize
 from .product import double, is_product, taps
 from .resize import resize, shares
@@ -62,7 +62,7 @@ def forward(model: Any, maps: Sequence[Tensor], vit_maps: Sequence[Tensor]) -> l
         out_dtype = low
         for other in others:
             out_dtype = torch.promote_types(out_dtype, other.dtype)
-        total = _widened(at_4, wide) if at_4.dtype != wide else at_4.to(wide, copy=not is_ours)
+        total = widened(at_4, wide) if at_4.dtype != wide else at_4.to(wide, copy=not is_ours)
         with nullcontext() if wide is low else tensors.without_autocast():
             first = _largest(
                 total, at_8, vit_map, model.up, norms[0], layout, is_half, out_dtype
@@ -182,13 +182,6 @@ def _relaid(
     for rows, planes in zip(map_to_tokens(level), out, strict=True):
         token_rows.transpose(rows, planes)
     return out
-
-
-def _widened(level: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a map in another dtype: unless gradients are recorded, in memory of large pages."""
-    if torch.is_grad_enabled():
-        return level.to(dtype)
-    return extension.in_huge_pages(torch.empty_like(level, dtype=dtype)).copy_(level)
 
 
 class _LargestSum(torch.autograd.Function):

@@ -16,6 +16,9 @@ from .norm import make_norm
     conv3=nn.Sequential,
     conv4=nn.Sequential,
     fc1=nn.Conv2d,
+    fc2=nn.Conv2d,
+    fc3=nn.Conv2d,
+    fc4=nn.Conv2d,
 )
 class SpatialPrior(nn.Module):
     """Read local detail from the image with convolutions, beside the ViT.
