@@ -34,6 +34,7 @@ def cases(scale: str, device: str) -> list[Row]:
     if device == "cpu":  # GPUs run torch's
         found += rows("batch_norm", device, shapes)
         found += rows("feed_forward", device, shapes, ("float32", "bfloat16"))
+        found += rows("stem_convolution", device, shapes, ("float32", "bfloat16"))
     if device == "cpu" and int8_kernel.processor_reason() is None:
         found += rows("int8_linear", device, shapes)
     return found

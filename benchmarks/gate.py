@@ -50,6 +50,7 @@ RIVALS = {
     "dwconv_gelu": (SHAPE, "split + conv2d + cat"),
     "batch_norm": (SHAPE, "torch"),
     "feed_forward": (SHAPE, "torch"),
+    "stem_convolution": (SHAPE, "torch"),
 }
 if int8_kernel.processor_reason() is None:
     RIVALS["int8_linear"] = (SHAPE, "torch._int_mm, composed")

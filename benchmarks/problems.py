@@ -29,6 +29,7 @@ from worker import Spec
 
 from vitadapter_fast import __version__, ops
 from vitadapter_fast.fused.form import form_of
+from vitadapter_fast.fused.half_convolution import convolve, half_dtype
 from vitadapter_fast.fused.linear import residual_linear
 from vitadapter_fast.model.rope import RotaryEmbedding
 from vitadapter_fast.ops.window_attention.reference import merge_windows, partition_windows
@@ -336,6 +337,27 @@ def _feed_forward(spec: Spec) -> Problem:
     return Problem(make, plain, contenders, 8 * batch * tokens * channels**2)
 
 
+def _stem_convolution(spec: Spec) -> Problem:
+    """A convolution of the spatial prior's stem, 64 channels to 64, as a backward pass wants it."""
+    channels, batch, side = 64, spec.shape.get("batch", 1), spec.shape["image"] // 2
+
+    def make(seed: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        pixels = torch.randn((batch, side, side, channels), generator=generator).double()
+        weight = torch.randn((channels, channels, 3, 3), generator=generator).double()
+        return [pixels.permute(0, 3, 1, 2).requires_grad_(), weight.requires_grad_()]
+
+    def plain(x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(x, weight, None, 1, 1)
+
+    def ours(x: Tensor, weight: Tensor) -> Tensor:
+        halves = half_dtype(x, weight)
+        return plain(x, weight) if halves is None else convolve(x, weight, None, 1, halves)
+
+    contenders = {OURS: (__version__, ours), "torch": (torch.__version__, plain)}
+    return Problem(make, plain, contenders, 18 * batch * side**2 * channels**2)
+
+
 PROBLEMS: dict[str, Callable[[Spec], Problem]] = {
     "ms_deform_attn": _attention,
     "patch_embed": _patch_embed,
@@ -345,4 +367,5 @@ PROBLEMS: dict[str, Callable[[Spec], Problem]] = {
     "batch_norm": _batch_norm,
     "int8_linear": _int8_linear,
     "feed_forward": _feed_forward,
+    "stem_convolution": _stem_convolution,
 }

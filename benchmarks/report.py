@@ -36,6 +36,7 @@ _LABELS = {
     "batch_norm": "Batch norm of the largest map in training, NCHW out",
     "int8_linear": "Linear layer with weights of 8 bits, with the residual",
     "feed_forward": "Second layer of the feed-forward, with GELU and the residual",
+    "stem_convolution": "Convolution of 3 x 3 pixels of the prior's stem",
     "sweep_value_gradient": "Gradient of the value, by atomics and by records",
     "sweep_generic": "Shapes without a specialized CUDA kernel",
 }
