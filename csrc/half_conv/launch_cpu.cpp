@@ -21,9 +21,10 @@ int64_t half_conv_bytes(const HalfConvParams& p) {
   VITADAPTER_CHECK(p.num_inputs > 0 && p.num_inputs % kHalfInputs == 0,
                    "half_conv: channels of the map must divide by 16");
   VITADAPTER_CHECK(p.stride == 1 || p.stride == 2, "half_conv: the stride must be 1 or 2");
-  // With room for what sizes are rounded up to.
-  volume(kOp, {p.batch, int64_t{p.hw.h} + 2, int64_t{p.hw.w} + 64, p.num_inputs, 4});
-  volume(kOp, {p.batch, p.hw.h, p.hw.w, p.num_outputs, 4});
+  // With room for what sizes are rounded up to; of one image at least, or none would hide the rest.
+  const int64_t images = p.batch == 0 ? 1 : p.batch;
+  volume(kOp, {images, int64_t{p.hw.h} + 2, int64_t{p.hw.w} + 64, p.num_inputs, 4});
+  volume(kOp, {images, int64_t{p.hw.h} + 2, p.hw.w, p.num_outputs, 4});
   volume(kOp, {p.num_outputs + kRightRows, p.num_inputs, 64});
   return HalfConvLayout(p).bytes(p);
 }

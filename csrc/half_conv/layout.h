@@ -18,9 +18,9 @@ struct HalfConvLayout {
   int64_t blocks, block_bytes;
 
   explicit HalfConvLayout(const HalfConvParams& p)
-      : out_h((p.hw.h + (p.pads_rows ? 2 : 0) - 3) / p.stride + 1),
-        out_w((p.hw.w - 1) / p.stride + 1),
-        rows(p.hw.h + (p.pads_rows ? 2 : 0)),
+      : out_h((int64_t{p.hw.h} + (p.pads_rows ? 2 : 0) - 3) / p.stride + 1),
+        out_w((int64_t{p.hw.w} - 1) / p.stride + 1),
+        rows(int64_t{p.hw.h} + (p.pads_rows ? 2 : 0)),
         pixel_bytes(p.num_inputs * 2),
         row_bytes((((out_w + kLeftRows - 1) / kLeftRows * kLeftRows - 1) * p.stride + 3) *
                       pixel_bytes +

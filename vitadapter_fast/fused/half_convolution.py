@@ -29,7 +29,13 @@ def has_halves(conv: nn.Conv2d) -> bool:
 
 
 def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dtype: torch.dtype
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    dtype: torch.dtype,
+    *,
+    has_relu: bool = False,
 ) -> Tensor:
     """Return a convolution of 3 x 3 pixels that ``has_halves``, channels last.
 
@@ -39,11 +45,12 @@ def convolve(
         bias: [C] or None.
         stride: 1 or 2.
         dtype: Of the result where gradients are recorded; otherwise it is of float32.
+        has_relu: Whether ReLU of the result is returned.
     """
     if torch.is_grad_enabled():
         result: Tensor = _Conv.apply(x, weight, bias, stride, dtype)  # type: ignore[no-untyped-call]
-        return result
-    return half_conv.conv(x, weight, bias, stride, has_relu=False)
+        return result.relu() if has_relu else result
+    return half_conv.conv(x, weight, bias, stride, has_relu=has_relu)
 
 
 def multiply(rows: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:

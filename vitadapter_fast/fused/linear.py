@@ -4,8 +4,9 @@
 
 Layer by layer, torch keeps every intermediate for the backward pass. The functions here keep what
 cannot be had again for nearly nothing: normalized tokens, activations and scaled branches are
-computed anew. A LayerScale costs no pass at all, since it is folded into the weight, and so is its
-gradient: with G = grad.T @ rows, the gradient of the weight is gamma * G, that of gamma G . weight.
+computed anew. A LayerScale costs no pass of its own: it shares that of the residual, or is folded
+into the weight. Nor does its gradient: with G = grad.T @ rows, the gradient of the weight is
+gamma * G, that of gamma G . weight.
 """
 
 from collections.abc import Sequence
@@ -275,6 +276,19 @@ class _ResidualLinear(torch.autograd.Function):
         if activation != "none":
             activated, _ = _activate(form.is_suited, activated, activation)
         rows = activated.reshape(-1, weight.shape[1])
+        if plus is not None and torch.promote_types(x.dtype, dtype) == dtype:
+            # In the pass that adds x, gamma costs nothing; folded into the weight, one over that.
+            total = gemm.linear(
+                rows,
+                weight if weight.dtype is dtype else _as_wide(weight, dtype),
+                None if bias is None else bias.to(dtype),
+                gamma=gamma,
+                plus=plus,
+                overwrites=overwrites,
+                is_suited=form.is_suited,
+                dtype=x.dtype,
+            )
+            return total.view(x.shape)
         is_wide = weight.dtype is form.wide
         scaled = weight if is_wide else _as_wide(weight, form.wide)
         shift = None if bias is None else bias.to(form.wide)
@@ -282,17 +296,6 @@ class _ResidualLinear(torch.autograd.Function):
             scaled = torch.mul(gamma[:, None], scaled, out=None if is_wide else scaled)
             shift = None if shift is None else gamma * shift
         scaled, shift = scaled.to(dtype), None if shift is None else shift.to(dtype)
-        if plus is not None and torch.promote_types(x.dtype, dtype) == dtype:
-            total = gemm.linear(
-                rows,
-                scaled,
-                shift,
-                plus=plus,
-                overwrites=overwrites,
-                is_suited=form.is_suited,
-                dtype=x.dtype,
-            )
-            return total.view(x.shape)
         branch = gemm.linear(rows, scaled, shift, is_suited=form.is_suited).view(x.shape)
         return _added(x, branch, kept)
 
@@ -307,8 +310,13 @@ class _ResidualLinear(torch.autograd.Function):
 
         back = grad_weight = grad_bias = grad_gamma = None
         if needs_hidden:
-            scaled = _scaled(weight, gamma).to(dtype)
-            back = _multiply(form, rows, scaled.t()).view(*grad.shape[:-1], weight.shape[1])
+            scaled, factor = weight, rows
+            if gamma is not None and rows.shape[0] < weight.shape[1]:
+                factor = _as_matrix(rows * gamma, form)  # fewer numbers
+            else:
+                scaled = _scaled(weight, gamma)
+            back = _multiply(form, factor, scaled.to(dtype).t())
+            back = back.view(*grad.shape[:-1], weight.shape[1])
         source = _widened(form, hidden, dtype)
         activated, back = _activate(token_rows.is_ours(source), source, ctx.activation, back)
         product = total = None

@@ -95,13 +95,14 @@ def conv_norm_relu(x: Tensor, layers: nn.Sequential, halves: torch.dtype | None 
         of_conv = folded(conv, norm, x.dtype)
         weight, bias = (conv.weight, None) if of_conv is None else of_conv
         if halves is not None and has_halves(conv):
-            x = convolve(x, weight, bias, conv.stride[0], halves)
-        elif of_conv is None:
+            has_relu = of_conv is not None
+            x = convolve(x, weight, bias, conv.stride[0], halves, has_relu=has_relu)
+        elif of_conv is not None:
+            x = F.conv2d(x, weight, bias, conv.stride, conv.padding).relu_()
+        else:
             # Not by the module: its weight may be narrower than what is computed.
             x = F.conv2d(x, weight.to(x.dtype), None, conv.stride, conv.padding)
-        else:
-            x = F.conv2d(x, weight, bias, conv.stride, conv.padding)
-        x = normalize(norm, x, relu=True) if of_conv is None else F.relu(x)
+        x = normalize(norm, x, relu=True) if of_conv is None else x
     return found[-1](x) if isinstance(found[-1], nn.MaxPool2d) else x
 
 
