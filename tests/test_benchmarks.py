@@ -232,7 +232,7 @@ def test_readme_and_docs_hold_tables_of_one_committed_run() -> None:
     assert shown in [
         [report.readme_table(run, shapes) for shapes in report.PAGES.values()] for run in runs
     ]
-    assert len(re.findall("^[|] [sblg]@", shown[0], re.MULTILINE)) == 8
+    assert len(re.findall("^[|] [sblg]@", shown[0], re.MULTILINE)) == 10
 
 
 def test_pages_without_marks_or_a_run_without_shapes_are_left_alone(tmp_path: Path) -> None:
