@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convolutions in products of 16 bits with their gradients, against float64 and torch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitadapter_fast import ViTAdapter
 from vitadapter_fast.fused import half_convolution
 from vitadapter_fast.native import half_linear
 
@@ -80,6 +82,23 @@ def test_what_is_frozen_gets_no_gradient(frozen: str) -> None:
     half_convolution.convolve(*inputs.values(), 1, LOW).sum().backward()
     for name, each in inputs.items():
         assert (each.grad is None) == (name in frozen.split())
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["fc1", "fc3"])
+def test_a_layer_of_another_dtype_is_called(
+    name: str, training: bool, tiny: Callable[..., ViTAdapter]
+) -> None:
+    model, image = tiny(drop_path_rate=0.0, conv_inplane=16).eval(), torch.randn(1, 3, 64, 96)
+    called: list[str] = []
+    getattr(model.spm, name).to(LOW)
+    with torch.set_grad_enabled(training), torch.autocast("cpu", LOW):
+        mine = model(image)
+        getattr(model.spm, name).register_forward_hook(lambda *_: called.append(name))
+        hooked = model(image)
+    assert called == [name]
+    for got, wanted in zip(mine, hooked, strict=True):
+        assert torch.equal(got, wanted)
 
 
 def test_second_derivatives_are_refused() -> None:

@@ -33,20 +33,22 @@ def is_product(layer: nn.Module, kind: type[nn.Module], size: int) -> bool:
     )
 
 
-def project(level: Tensor, spm: Any, name: str, has_halves: bool) -> Tensor:
+def project(level: Tensor, spm: Any, name: str, halves: torch.dtype | None) -> Tensor:
     """Return a 1 x 1 convolution of ``spm``, by its name, of a map that is channels last.
 
     Args:
         level: The map.
         spm: Its owner.
         name: ``fc1`` to ``fc4``.
-        has_halves: Whether the products of ``spm`` are of 16 bits and have a kernel here.
+        halves: The dtype of the convolutions of ``spm``, where its products have a kernel here; or
+            None.
     """
     layer, is_compiled = getattr(spm, name), torch.compiler.is_compiling()
     if (
-        not (is_compiled or has_halves or _is_large(level))
+        not (is_compiled or halves is not None or _is_large(level))
         or touched_reason(spm, name) is not None
         or not is_product(layer, nn.Conv2d, 1)
+        or (halves is not None and half_dtype(level, layer.weight) is not halves)
     ):
         result: Tensor = layer(level)
         return result
@@ -55,7 +57,7 @@ def project(level: Tensor, spm: Any, name: str, has_halves: bool) -> Tensor:
         product = F.linear(level.permute(0, 2, 3, 1), matrix, layer.bias)
         return product.permute(0, 3, 1, 2)
     rows = map_to_tokens(level).flatten(0, 1)
-    if has_halves and (halves := half_dtype(level, layer.weight)) is not None:
+    if halves is not None:
         product = multiply(rows, matrix, layer.bias, halves)
     else:
         product = gemm.linear(rows, matrix, layer.bias)

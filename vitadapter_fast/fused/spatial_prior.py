@@ -63,10 +63,10 @@ def forward(spm: Any, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     levels = [at_4, at_8, at_16, at_32]
     if wide is not low:
         levels = [level.to(low) for level in levels]
-    largest = project(levels[0], spm, "fc1", is_half)
+    largest = project(levels[0], spm, "fc1", halves)
     if is_half:
         others = zip(levels[1:], ("fc2", "fc3", "fc4"), strict=True)
-        maps = [project(level, spm, name, is_half) for level, name in others]
+        maps = [project(level, spm, name, halves) for level, name in others]
     else:
         maps = [spm.fc2(levels[1]), spm.fc3(levels[2]), spm.fc4(levels[3])]
     return largest, map_to_tokens(maps[0]), map_to_tokens(maps[1]), map_to_tokens(maps[2])
