@@ -79,9 +79,8 @@ inline HalfTile<kBlocks> multiply_halves(const uint8_t* left, int64_t row_step, 
   const int64_t next_block = Halves::bytes(right.groups, kRightRows);
   HalfTile<kBlocks> tile;
   for (int64_t g = 0; g < right.groups; g += kSteps) {
-    const int64_t more = right.groups - g;
     tile.add(left + g * group_step, row_step, group_step, right.data + g * right.step(), next_block,
-             more < kSteps ? more : kSteps, 1);
+             least(kSteps, right.groups - g), 1);
   }
   return tile;
 }

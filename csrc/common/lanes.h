@@ -11,6 +11,7 @@
 
 namespace vitadapter::VITADAPTER_ISA {
 
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline __mmask16 first_lanes(int64_t count) {

@@ -21,8 +21,6 @@ constexpr int64_t kMostRows = 8;  // of one task
 // for numbers up to 2^76, of which larger ones give infinity or NaN.
 constexpr float kSmaller = 0x1p-56f;
 
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 struct Task {
   const HalfConvParams& p;
   HalfConvLayout layout;

@@ -29,8 +29,6 @@ struct Task {
   }
 };
 
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 void pack_x(void* context, TaskQueue& queue) {
   const Task& task = *static_cast<const Task*>(context);
   const bool is_changed = task.p.has_gelu || task.p.norm.weight;

@@ -26,7 +26,8 @@ inline float sum_over(int64_t count, Term&& term) {
       _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
 }
 
-// Row `index` less its mean, over its deviation, times weight plus bias.
+// Row `index` less its mean, over its deviation, times weight plus bias: what token_rows does, in
+// wider vectors and from either dtype.
 template <typename T>
 inline void normalize(const T* row, int64_t index, int64_t inputs, const HalfNorm& norm,
                       float* out) {
@@ -65,7 +66,7 @@ inline void activate(const T* row, int64_t inputs, float* out) {
 // one row in float32, and for eight of halves.
 inline void pack_left(const HalfLinearParams& p, int64_t first, float* changed, uint8_t* rows,
                       const Halves& out) {
-  const int64_t left = p.num_rows - first, count = left < 2 * kLeftRows ? left : 2 * kLeftRows;
+  const int64_t count = least(2 * kLeftRows, p.num_rows - first);
   const Halves second = count > kLeftRows ? out.block(1) : out;
   float* const sums = p.sums ? p.sums + first : nullptr;
   with_numbers(p.x.dtype, p.x.data, [&](auto* data) {
@@ -104,7 +105,7 @@ inline void pack_left(const HalfLinearParams& p, int64_t first, float* changed, 
 
 // Rows first ... first + 15 of the right one. Memory for sixteen of halves.
 inline void pack_right(const HalfLinearParams& p, int64_t first, uint8_t* rows, Halves out) {
-  const int64_t left = p.num_outputs - first, count = left < kRightRows ? left : kRightRows;
+  const int64_t count = least(kRightRows, p.num_outputs - first);
   with_numbers(p.weight.dtype, p.weight.data, [&](auto* data) {
     if (p.weight.input_stride != 1)
       return pack_columns(count, p.num_inputs, out,

@@ -20,8 +20,6 @@ using window_attention::Windows;
 constexpr int64_t kBlockQueries = 3 * kLeftRows;  // that are worked on together
 constexpr float kMostShare = 16;                  // what 1 is as a share of a query, in float16
 
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 struct Work {
   const WindowAttentionParams& p;
 

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..native import gemm, half_linear, tensors, token_rows
+from ..native import gemm, half_linear, token_rows
 from ..ops import int8_linear
+from . import matrices
 from .form import Form
 from .int8_linear import Int8Linear
 
@@ -201,16 +202,16 @@ class _NormLinear(torch.autograd.Function):
         half = len(parameters) // 2
         weights = parameters[:half]
         sizes = [weight.shape[0] for weight in weights]
-        grad = _as_matrix(grad, form)
+        grad = matrices.as_matrix(grad, form)
 
         grads: list[Tensor | None] = [None, None, None, None, None]
         inputs = x, norm_weight, norm_bias
-        source = _widened(form, x, form.wide)
+        source = matrices.widened(form, x, form.wide)
         scale, shift = norm_weight.to(form.wide), norm_bias.to(form.wide)
         normalized: Tensor | None = None
         if any(needs[:3]):
             weight, _ = _joined(parameters, None if form.is_half else form.compute)
-            back = _multiply(form, grad, weight.t()).view(x.shape).to(source.dtype)
+            back = matrices.multiply(form, grad, weight.t()).view(x.shape).to(source.dtype)
             if token_rows.is_ours(back, source, scale, shift):
                 plus = None if plus is None else plus.to(source.dtype)
                 normalized, *of_norm = token_rows.normalize_backward(
@@ -231,7 +232,9 @@ class _NormLinear(torch.autograd.Function):
                 is_ours = token_rows.is_ours(source, scale, shift)
                 normalize = token_rows.normalize if is_ours else _normalize
                 normalized = normalize(source, scale, shift, ctx.eps)[0]
-            product, total = _weight_gradient(form, grad, _as_matrix(normalized, form))
+            product, total = matrices.weight_gradient(
+                form, grad, matrices.as_matrix(normalized, form)
+            )
             grad_weights = list(torch.split(product.to(weights[0].dtype), sizes))
         grad_biases: list[Tensor | None] = [None] * half
         if any(needs[5 + half :]):
@@ -280,7 +283,7 @@ class _ResidualLinear(torch.autograd.Function):
             # In the pass that adds x, gamma costs nothing; folded into the weight, one over that.
             total = gemm.linear(
                 rows,
-                weight if weight.dtype is dtype else _as_wide(weight, dtype),
+                weight if weight.dtype is dtype else matrices.as_wide(weight, dtype),
                 None if bias is None else bias.to(dtype),
                 gamma=gamma,
                 plus=plus,
@@ -290,7 +293,7 @@ class _ResidualLinear(torch.autograd.Function):
             )
             return total.view(x.shape)
         is_wide = weight.dtype is form.wide
-        scaled = weight if is_wide else _as_wide(weight, form.wide)
+        scaled = weight if is_wide else matrices.as_wide(weight, form.wide)
         shift = None if bias is None else bias.to(form.wide)
         if gamma is not None:
             scaled = torch.mul(gamma[:, None], scaled, out=None if is_wide else scaled)
@@ -305,23 +308,25 @@ class _ResidualLinear(torch.autograd.Function):
         hidden, narrow, bias, gamma, kept = ctx.saved_tensors
         needs_x, needs_hidden, needs_weight, needs_bias, needs_gamma = ctx.needs_input_grad[:5]
         form, dtype, wide = ctx.form, ctx.form.compute, ctx.form.wide
-        rows = _as_matrix(grad if kept is None else grad * kept, form)
+        rows = matrices.as_matrix(grad if kept is None else grad * kept, form)
         weight = narrow.to(wide)
 
         back = grad_weight = grad_bias = grad_gamma = None
         if needs_hidden:
             scaled, factor = weight, rows
             if gamma is not None and rows.shape[0] < weight.shape[1]:
-                factor = _as_matrix(rows * gamma, form)  # fewer numbers
+                factor = matrices.as_matrix(rows * gamma, form)  # fewer numbers
             else:
-                scaled = _scaled(weight, gamma)
-            back = _multiply(form, factor, scaled.to(dtype).t())
+                scaled = matrices.scaled(weight, gamma)
+            back = matrices.multiply(form, factor, scaled.to(dtype).t())
             back = back.view(*grad.shape[:-1], weight.shape[1])
-        source = _widened(form, hidden, dtype)
+        source = matrices.widened(form, hidden, dtype)
         activated, back = _activate(token_rows.is_ours(source), source, ctx.activation, back)
         product = total = None
         if needs_weight or needs_gamma:
-            product, total = _weight_gradient(form, rows, _as_matrix(activated, form))
+            product, total = matrices.weight_gradient(
+                form, rows, matrices.as_matrix(activated, form)
+            )
         if needs_bias or needs_gamma:
             total = rows.sum(0, dtype=wide) if total is None else total
             grad_bias = total if gamma is None else gamma * total
@@ -331,7 +336,7 @@ class _ResidualLinear(torch.autograd.Function):
                 if needs_gamma:
                     grad_gamma = torch.linalg.vecdot(grad_weight, weight)
                     grad_gamma = grad_gamma if bias is None else grad_gamma + bias * total
-                grad_weight = _scaled(grad_weight, gamma)
+                grad_weight = matrices.scaled(grad_weight, gamma)
         return (
             grad if needs_x else None,
             _as(back, hidden),
@@ -362,32 +367,6 @@ def _normalize(
     return torch.native_layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
-def _as_matrix(tokens: Tensor, form: Form) -> Tensor:
-    """Return tokens as rows of what a product reads."""
-    rows = tokens.reshape(-1, tokens.shape[-1])
-    return rows if form.is_half else rows.to(form.compute)
-
-
-def _widened(form: Form, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return tokens in what norms and activations read, ``dtype``, only until the next call."""
-    if form.is_half and tokens.dtype in gemm.LOW:
-        return token_rows.widened(tokens)
-    return tokens.to(dtype)
-
-
-def _multiply(form: Form, rows: Tensor, weight: Tensor) -> Tensor:
-    if form.is_half:
-        return half_linear.linear(rows, weight, dtype=form.compute)
-    return gemm.linear(rows, weight)
-
-
-def _weight_gradient(form: Form, grad: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the gradient of a weight, and that of its bias where it comes for nothing."""
-    if form.is_half:
-        return half_linear.weight_gradient(grad, rows, dtype=form.compute)
-    return gemm.weight_gradient(grad, rows), None
-
-
 def _joined(
     parameters: Sequence[Tensor | None], dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor | None]:
@@ -404,16 +383,5 @@ def _joined(
         bias = torch.cat(biases) if biases else None
     if dtype is None:
         return weight, bias
-    weight = weight if weight.dtype is dtype else _as_wide(weight, dtype)
+    weight = weight if weight.dtype is dtype else matrices.as_wide(weight, dtype)
     return weight, None if bias is None else bias.to(dtype)
-
-
-def _as_wide(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a weight in a dtype: one of 16 bits in float32 on the CPU only until the next call."""
-    if weight.dtype in gemm.LOW and dtype is torch.float32 and tensors.is_on_cpu(weight):
-        return token_rows.widened(weight)
-    return weight.to(dtype)
-
-
-def _scaled(weight: Tensor, gamma: Tensor | None) -> Tensor:
-    return weight if gamma is None else gamma[:, None] * weight
