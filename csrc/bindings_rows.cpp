@@ -125,6 +125,39 @@ void half_conv(Address x, int x_dtype, std::pair<int64_t, int64_t> x_strides, Ad
   half_conv_cpu(p);
 }
 
+HalfConvGradientParams half_conv_gradient_params(const std::array<int64_t, 3>& channels,
+                                                 std::pair<int32_t, int32_t> hw, int64_t stride) {
+  HalfConvGradientParams p{};
+  p.batch = channels[0];
+  p.num_inputs = channels[1];
+  p.num_outputs = channels[2];
+  p.hw = {hw.first, hw.second};
+  p.stride = stride;
+  return p;
+}
+
+void half_conv_gradient(Address x, int x_dtype, std::pair<int64_t, int64_t> x_strides, Address grad,
+                        int grad_dtype, std::pair<int64_t, int64_t> grad_strides,
+                        const std::array<int64_t, 3>& channels, std::pair<int32_t, int32_t> hw,
+                        int64_t stride, Address parts, int64_t parts_bytes, Address out,
+                        int num_threads) {
+  HalfConvGradientParams p = half_conv_gradient_params(channels, hw, stride);
+  p.x = pointer(x);
+  p.x_dtype = dtype_of(x_dtype);
+  p.stride_b = x_strides.first;
+  p.stride_h = x_strides.second;
+  p.grad = pointer(grad);
+  p.grad_dtype = dtype_of(grad_dtype);
+  p.grad_stride_b = grad_strides.first;
+  p.grad_stride_h = grad_strides.second;
+  p.parts = pointer<float>(parts);
+  p.parts_bytes = parts_bytes;
+  p.out = pointer<float>(out);
+  p.num_threads = threads(num_threads);
+  WithoutLock without_lock;
+  half_conv_gradient_cpu(p);
+}
+
 template <void (*launch)(const RopeParams&)>
 void def_rope(py::module_& module, const char* name) {
   using py::literals::operator""_a;
@@ -191,6 +224,15 @@ void define_rows(py::module_& module) {
              "weight"_a, "bias"_a = 0, "has_relu"_a, "channels"_a, "hw"_a, "stride"_a,
              "pads_rows"_a, "halves"_a, "halves_bytes"_a, "out"_a, "out_dtype"_a,
              "num_threads"_a = 1);
+  module.def(
+      "half_conv_gradient_bytes",
+      [](const std::array<int64_t, 3>& channels, std::pair<int32_t, int32_t> hw, int64_t stride) {
+        return half_conv_gradient_bytes(half_conv_gradient_params(channels, hw, stride));
+      },
+      py::kw_only(), "channels"_a, "hw"_a, "stride"_a);
+  module.def("half_conv_gradient_cpu", &half_conv_gradient, py::kw_only(), "x"_a, "x_dtype"_a,
+             "x_strides"_a, "grad"_a, "grad_dtype"_a, "grad_strides"_a, "channels"_a, "hw"_a,
+             "stride"_a, "parts"_a, "parts_bytes"_a, "out"_a, "num_threads"_a = 1);
   def_rope<rope_cpu>(module, "rope_cpu");
 #if VITADAPTER_CUDA_KERNELS
   def_rope<rope_cuda>(module, "rope_cuda");

@@ -119,6 +119,24 @@ inline __m512 round_columns(int64_t count, int64_t inputs, float exponent, float
   return inverse;
 }
 
+// The same to a block of the left matrix, or two for more than eight columns.
+template <typename Of>
+inline void pack_left_columns(int64_t count, int64_t inputs, float* sums, const Halves& out,
+                              Of&& of) {
+  const Halves second = count > kLeftRows ? out.block(1) : out;
+  const auto put = [](void* to, __m256i half) {
+    _mm256_storeu_si256(static_cast<__m256i*>(to), half);
+  };
+  const auto store = [&](int64_t g, __m512i pairs) {  // the first over what is not there
+    put(second.data + g * out.step(), _mm512_extracti64x4_epi64(pairs, 1));
+    put(out.data + g * out.step(), _mm512_castsi512_si256(pairs));
+  };
+  const __m512i inverse =
+      _mm512_castps_si512(round_columns(count, inputs, kLeftExponent, sums, of, store));
+  put(second.inverse(), _mm512_extracti64x4_epi64(inverse, 1));
+  put(out.inverse(), _mm512_castsi512_si256(inverse));
+}
+
 // The same to a block of the right matrix.
 template <typename Of>
 inline void pack_columns(int64_t count, int64_t inputs, const Halves& out, Of&& of) {

@@ -29,8 +29,27 @@ struct HalfConvParams {
   int num_threads;
 };
 
-// Bytes of `halves` for these sizes; throws as the launch does.
+// Of the gradient of its weights, padded with zeros all around.
+struct HalfConvGradientParams {
+  const void* x;  // [B, H, W, K], rows of pixels dense; strides count elements
+  DType x_dtype;  // float32 or bfloat16
+  int64_t stride_b, stride_h;
+  const void* grad;  // of the result, [B, H', W', C], likewise
+  DType grad_dtype;
+  int64_t grad_stride_b, grad_stride_h;
+  int64_t batch, num_inputs, num_outputs;  // B K C
+  SizeHW hw;                               // H W
+  int64_t stride;                          // 1 or 2
+  float* parts;                            // memory for sums
+  int64_t parts_bytes;
+  float* out;  // [C, 3, 3, K], dense
+  int num_threads;
+};
+
+// Bytes of `halves` or `parts` for these sizes; throw as the launches do.
 int64_t half_conv_bytes(const HalfConvParams& params);
+int64_t half_conv_gradient_bytes(const HalfConvGradientParams& params);
 void half_conv_cpu(const HalfConvParams& params);
+void half_conv_gradient_cpu(const HalfConvGradientParams& params);
 
 }  // namespace vitadapter

@@ -71,18 +71,8 @@ inline void pack_left(const HalfLinearParams& p, int64_t first, float* changed, 
   float* const sums = p.sums ? p.sums + first : nullptr;
   with_numbers(p.x.dtype, p.x.data, [&](auto* data) {
     if (p.x.input_stride != 1) {
-      const auto of = [&](int64_t k) { return data + first + k * p.x.input_stride; };
-      const auto put = [](void* to, __m256i half) {
-        _mm256_storeu_si256(static_cast<__m256i*>(to), half);
-      };
-      const auto store = [&](int64_t g, __m512i pairs) {  // the first over what is not there
-        put(second.data + g * out.step(), _mm512_extracti64x4_epi64(pairs, 1));
-        put(out.data + g * out.step(), _mm512_castsi512_si256(pairs));
-      };
-      const __m512i inverse =
-          _mm512_castps_si512(round_columns(count, p.num_inputs, kLeftExponent, sums, of, store));
-      put(second.inverse(), _mm512_extracti64x4_epi64(inverse, 1));
-      put(out.inverse(), _mm512_castsi512_si256(inverse));
+      pack_left_columns(count, p.num_inputs, sums, out,
+                        [&](int64_t k) { return data + first + k * p.x.input_stride; });
       return;
     }
     for (int64_t i = 0; i < count; ++i) {

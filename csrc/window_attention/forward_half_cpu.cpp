@@ -7,15 +7,12 @@
 #include <cmath>
 #include <limits>
 
-#include "common/half_tile.h"
-#include "window_attention/windows_cpu.h"
+#include "window_attention/half_cpu.h"
 
 namespace vitadapter::VITADAPTER_ISA {
 namespace {
 
-using window_attention::Rows;
-using window_attention::Window;
-using window_attention::Windows;
+using namespace window_attention;
 
 constexpr int64_t kBlockQueries = 3 * kLeftRows;  // that are worked on together
 constexpr float kMostShare = 16;                  // what 1 is as a share of a query, in float16
@@ -34,83 +31,44 @@ struct Work {
     Scratch<uint8_t> shares(kBlockQueries * most_groups * 4);
     Scratch<float> logits(kBlockQueries * width);
     Scratch<int64_t> token(most);
+    const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(D)));
     for (int64_t task; queue.take(&task);) {
       const Window window = windows.find(task, token);
       const Halves key{keys, groups, kRightRows};
       const Halves value{values, Halves::groups_of(window.tokens), kRightRows};
-      pack_keys(window, rows, key);
-      pack_values(window, value);
+      pack_tokens(window, inputs(window, 1), D, scale, rows, key);
+      pack_channels(window, inputs(window, 2), 0, window.tokens, D, 1, value);
       for (int64_t begin = 0; begin < window.tokens; begin += kBlockQueries)
         attend(window, begin, key, value, queries, logits, shares);
     }
   }
 
   Rows<const BFloat16> inputs(const Window& window, int which) const {
-    return window_attention::input_rows<BFloat16>(p, window, which);
-  }
-
-  // With 1 / sqrt(D) in the factors.
-  void pack_keys(const Window& window, uint8_t* rows, const Halves& out) const {
-    const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(p.channels)));
-    const Rows<const BFloat16> from = inputs(window, 1);
-    for (int64_t first = 0; first < window.tokens; first += kRightRows) {
-      const Halves block = out.block(first / kRightRows);
-      for (int64_t i = 0; i < least(kRightRows, window.tokens - first); ++i)
-        block.inverse()[i] = scale * round_row(from.of(window, first + i), p.channels,
-                                               kRightExponent, rows + i * out.groups * 4);
-      interleave(rows, block);
-    }
-  }
-
-  void pack_values(const Window& window, const Halves& out) const {
-    const Rows<const BFloat16> from = inputs(window, 2);
-    for (int64_t first = 0; first < p.channels; first += kRightRows)
-      pack_columns(p.channels - first, window.tokens, out.block(first / kRightRows),
-                   [&](int64_t i) { return from.of(window, i) + first; });
+    return input_rows<BFloat16>(p, window, which);
   }
 
   // Queries begin ... of a window, up to kBlockQueries.
   void attend(const Window& window, int64_t begin, const Halves& key, const Halves& value,
               uint8_t* queries, float* logits, uint8_t* shares) const {
     const int64_t count = least(kBlockQueries, window.tokens - begin), row = key.groups * 4;
-    const int64_t blocks = ceil_div(window.tokens, kRightRows), width = blocks * kRightRows;
+    const int64_t width = ceil_div(window.tokens, kRightRows) * kRightRows;
     const int64_t share_row = value.groups * 4;
     const Rows<const BFloat16> from = inputs(window, 0);
     float factors[kBlockQueries];
     for (int64_t i = 0; i < count; ++i)
       factors[i] =
           round_row(from.of(window, begin + i), p.channels, kLeftExponent, queries + i * row);
-    over_blocks(blocks, [&](auto many, int64_t block) {
-      for (int64_t i = 0; i < count; i += kLeftRows) {
-        const auto tile = multiply_halves<many>(queries + i * row, row, 4, key.block(block));
-        for (int b = 0; b < many; ++b) {
-          const __m512 scale = _mm512_loadu_ps(key.block(block + b).inverse());
-          for (int r = 0; r < kLeftRows && i + r < count; ++r)
-            _mm512_storeu_ps(logits + (i + r) * width + (block + b) * kRightRows,
-                             _mm512_mul_ps(tile.sums(r, b),
-                                           _mm512_mul_ps(scale, _mm512_set1_ps(factors[i + r]))));
-        }
-      }
-    });
+    multiply_rows(queries, row, factors, count, key, window.tokens,
+                  [&](int64_t i, int64_t column, __m512 products) {
+                    _mm512_storeu_ps(logits + i * width + column, products);
+                  });
     for (int64_t i = 0; i < count; ++i)
       factors[i] = share(window, begin + i, logits + i * width, shares + i * share_row);
-    const Rows<BFloat16> out =
-        window_attention::dense_rows(p, window, static_cast<BFloat16*>(p.out), 1, 0);
-    over_blocks(ceil_div(p.channels, kRightRows), [&](auto many, int64_t block) {
-      for (int64_t i = 0; i < count; i += kLeftRows) {
-        const auto tile =
-            multiply_halves<many>(shares + i * share_row, share_row, 4, value.block(block));
-        for (int b = 0; b < many; ++b) {
-          const int64_t c = (block + b) * kRightRows;
-          const __mmask16 lanes = first_lanes(p.channels - c);
-          const __m512 scale = _mm512_maskz_loadu_ps(lanes, value.block(block + b).inverse());
-          for (int r = 0; r < kLeftRows && i + r < count; ++r)
-            store(out.of(window, begin + i + r) + c, lanes,
-                  _mm512_mul_ps(tile.sums(r, b),
-                                _mm512_mul_ps(scale, _mm512_set1_ps(factors[i + r]))));
-        }
-      }
-    });
+    const Rows<BFloat16> out = dense_rows(p, window, static_cast<BFloat16*>(p.out), 1, 0);
+    multiply_rows(shares, share_row, factors, count, value, p.channels,
+                  [&](int64_t i, int64_t c, __m512 products) {
+                    store(out.of(window, begin + i) + c, first_lanes(p.channels - c), products);
+                  });
   }
 
   // The logits of a query to its shares, times kMostShare over the largest, in float16; returns

@@ -23,7 +23,8 @@ void window_attention_backward(const WindowAttentionParams&);
 #ifdef VITADAPTER_HAS_AVX512_FP16
 namespace avx512fp16 {
 void window_attention_forward_half(const WindowAttentionParams&);
-}
+void window_attention_backward_half(const WindowAttentionParams&);
+}  // namespace avx512fp16
 #endif
 
 namespace {
@@ -51,6 +52,10 @@ void window_attention_forward_cpu(const WindowAttentionParams& p) {
 
 void window_attention_backward_cpu(const WindowAttentionParams& p) {
   check(p, {p.grad_out, p.grad_qkv});
+#ifdef VITADAPTER_HAS_AVX512_FP16
+  if (p.dtype == DType::kBFloat16 && has_half_products())
+    return avx512fp16::window_attention_backward_half(p);
+#endif
   VITADAPTER_CPU_DISPATCH_WIDE(window_attention_backward, p);
 }
 

@@ -158,6 +158,14 @@ if _C.has_half_products():
             {"x_dtype": 0, "out_dtype": 0, "stride": 1, "pads_rows": True, "has_relu": True},
             {"x_strides": (192, 64), "halves_bytes": 40000},
         ),
+        Launcher(
+            ("half_conv_gradient_cpu",),
+            ("x", "grad"),
+            ("parts", "out"),
+            {"channels": [2, 16, 20], "hw": (3, 4)},
+            {"x_dtype": 0, "grad_dtype": 0, "stride": 1},
+            {"x_strides": (192, 64), "grad_strides": (240, 80), "parts_bytes": 40000},
+        ),
     ]
 
 INTEGERS = [
@@ -261,6 +269,15 @@ if _C.has_half_products():
     REFUSED["map_dtype"] = (conv, {"x_dtype": 1}, "must be float32 or bfloat16")
     REFUSED["map_strides"] = (conv, {"x_strides": (-1, 64)}, "a stride is negative")
     REFUSED["images"] = (conv, {"channels": [2**40, 16, 20]}, "larger than any memory")
+    of_weight = HALVES + 3
+    REFUSED["no_map"] = (of_weight, {"hw": (0, 4)}, "the map is empty")
+    REFUSED["no_channels"] = (of_weight, {"channels": [2, 0, 20]}, "there must be channels")
+    REFUSED["stride_of_map"] = (of_weight, {"stride": 0}, "the stride must be 1 or 2")
+    REFUSED["parts"] = (of_weight, {"parts_bytes": 9999}, "too little memory for sums")
+    REFUSED["grad_dtype"] = (of_weight, {"grad_dtype": 1}, "must be float32 or bfloat16")
+    REFUSED["grad_strides"] = (of_weight, {"grad_strides": (240, -1)}, "a stride is negative")
+    REFUSED["no_images"] = (of_weight, {"channels": [0, 2**40, 2**40]}, "larger than any memory")
+    REFUSED["no_out"] = (of_weight, {"out": 0}, "the address of a tensor is missing")
 
 
 @pytest.mark.parametrize(("which", "change", "message"), REFUSED.values(), ids=REFUSED)

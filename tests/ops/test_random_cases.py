@@ -26,6 +26,8 @@ from test_batch_norm import check as check_norm
 from test_dwconv_gelu import check as check_convolution
 from test_half_conv import Case as HalfConvCase
 from test_half_conv import check as check_half_conv
+from test_half_conv_gradient import Case as HalfConvGradientCase
+from test_half_conv_gradient import check as check_half_conv_gradient
 from test_half_linear import Case as HalfCase
 from test_half_linear import check as check_half
 from test_half_linear import needs_halves
@@ -130,6 +132,16 @@ half_conv_cases = st.builds(
     pads_rows=st.booleans(),
     has_bias=st.booleans(),
     has_relu=st.booleans(),
+)
+half_conv_gradient_cases = st.builds(
+    HalfConvGradientCase,
+    name=st.just("random"),
+    batch=st.integers(0, 3),
+    inputs=st.integers(1, 70),
+    height=st.integers(1, 9),
+    width=st.integers(1, 20),
+    outputs=st.integers(1, 140),
+    stride=st.integers(1, 2),
 )
 WIDE_OR_NOT = st.sampled_from([torch.float32, torch.bfloat16])
 attention = {
@@ -243,6 +255,13 @@ def test_half_linear(case: HalfCase, ways: list[str], **how: Any) -> None:
 @given(case=half_conv_cases, ways=layouts, dtype=WIDE_OR_NOT, out_dtype=WIDE_OR_NOT)
 def test_half_conv(case: HalfConvCase, ways: list[str], **how: Any) -> None:
     check_half_conv(case, change=lay_out(ways), **how)
+
+
+@needs_halves
+@calls(200)
+@given(case=half_conv_gradient_cases, ways=layouts, dtype=WIDE_OR_NOT, grad_dtype=WIDE_OR_NOT)
+def test_half_conv_gradient(case: HalfConvGradientCase, ways: list[str], **how: Any) -> None:
+    check_half_conv_gradient(case, change=lay_out(ways), **how)
 
 
 @interpreted

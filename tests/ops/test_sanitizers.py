@@ -27,7 +27,9 @@ OF_ONE_SET = {
         "int8_linear/forward_cpu.cpp": ("avx512vnni", ["-mavx512vnni"]),
         "half_linear/forward_cpu.cpp": HALVES,
         "half_conv/forward_cpu.cpp": HALVES,
+        "half_conv/weight_gradient_cpu.cpp": HALVES,
         "window_attention/forward_half_cpu.cpp": HALVES,
+        "window_attention/backward_half_cpu.cpp": HALVES,
     }.items()
 }
 

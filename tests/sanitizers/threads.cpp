@@ -19,6 +19,7 @@
 #include "common/kept_memory.h"
 #include "common/workers.h"
 #include "dwconv_gelu/params.h"
+#include "half_conv/gradient_layout.h"
 #include "half_conv/layout.h"
 #include "half_linear/params.h"
 #include "int8_linear/params.h"
@@ -35,7 +36,9 @@ void int8_linear(const Int8LinearParams&);
 namespace avx512fp16 {
 void half_linear(const HalfLinearParams&);
 void half_conv(const HalfConvParams&);
+void half_conv_gradient(const HalfConvGradientParams&);
 void window_attention_forward_half(const WindowAttentionParams&);
+void window_attention_backward_half(const WindowAttentionParams&);
 }  // namespace avx512fp16
 #endif
 namespace {
@@ -261,8 +264,9 @@ Step halves() {
 Step half_convolution() {
   constexpr int64_t B = 2, K = 32, H = 11, W = 13, C = 70;
   const Numbers x = numbers(B * H * W * K), weight = numbers(C * 9 * K), bias = numbers(C);
+  const Numbers grad = numbers(B * H * W * C);
   return [=](int num_threads) {
-    std::vector<Numbers> results{Numbers(B * H * W * C)};
+    std::vector<Numbers> results{Numbers(B * H * W * C), Numbers(C * 9 * K)};
 #ifdef __x86_64__
     if (!has_avx512_fp16()) return results;
     HalfConvParams p{};
@@ -273,6 +277,15 @@ Step half_convolution() {
     std::vector<char> memory(HalfConvLayout(p).bytes(p));
     p.halves = memory.data();
     avx512fp16::half_conv(p);
+    HalfConvGradientParams of_weight{};
+    of_weight.x = x.data(), of_weight.stride_b = H * W * K, of_weight.stride_h = W * K;
+    of_weight.grad = grad.data();
+    of_weight.grad_stride_b = H * W * C, of_weight.grad_stride_h = W * C;
+    of_weight.batch = B, of_weight.num_inputs = K, of_weight.num_outputs = C;
+    of_weight.hw = {H, W}, of_weight.stride = 1, of_weight.num_threads = num_threads;
+    Numbers parts(HalfConvGradientLayout(of_weight).bytes() / sizeof(float));
+    of_weight.parts = parts.data(), of_weight.out = results[1].data();
+    avx512fp16::half_conv_gradient(of_weight);
 #else
     (void)num_threads;
 #endif
@@ -282,12 +295,14 @@ Step half_convolution() {
 
 Step half_windows() {
   constexpr int64_t B = 2, N = 9 * 11, M = 3, D = 24;
-  std::vector<BFloat16> qkv;
+  std::vector<BFloat16> qkv, grad;
   for (float number : numbers(B * N * 3 * M * D))
     qkv.push_back(VITADAPTER_ISA::to_bfloat16(number));
+  grad.assign(qkv.begin(), qkv.begin() + B * N * M * D);
   return [=](int num_threads) {
     // Two finite numbers of 16 bits are one of 32.
-    std::vector<Numbers> results{Numbers(B * N * M * D / 2), Numbers(B * N * M)};
+    std::vector<Numbers> results{Numbers(B * N * M * D / 2), Numbers(B * N * M),
+                                 Numbers(B * N * 3 * M * D / 2)};
 #ifdef __x86_64__
     if (!has_avx512_fp16()) return results;
     WindowAttentionParams p{};
@@ -296,6 +311,9 @@ Step half_windows() {
     p.window_size = 4, p.out = results[0].data(), p.logsumexp = results[1].data();
     p.num_threads = num_threads;
     avx512fp16::window_attention_forward_half(p);
+    p.grad_out = grad.data(), p.grad_out_stride_n = M * D, p.grad_out_stride_b = N * M * D;
+    p.grad_qkv = results[2].data();
+    avx512fp16::window_attention_backward_half(p);
 #else
     (void)num_threads;
 #endif

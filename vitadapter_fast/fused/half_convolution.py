@@ -109,8 +109,7 @@ class _Conv(torch.autograd.Function):
         if needs_x and is_conv:
             turned = weight.transpose(0, 1).flip(2, 3)
             grad_x = half_conv.conv(grad, turned, None, 1, has_relu=False, dtype=x.dtype)
-        rest = [needs_x and not is_conv, needs_weight, False]
-        if any(rest):
+        if needs_x and not is_conv:
             maps = (
                 each.contiguous(memory_format=torch.channels_last) for each in (grad, x, weight)
             )
@@ -118,11 +117,13 @@ class _Conv(torch.autograd.Function):
                 each if each.dtype is torch.float32 else widened(each, torch.float32)
                 for each in maps
             ]
-            found = torch.ops.aten.convolution_backward(
-                *wide, None, [ctx.stride] * 2, [1, 1], [1, 1], False, [0, 0], 1, rest
+            how = [ctx.stride] * 2, [1, 1], [1, 1], False, [0, 0], 1
+            grad_x, *_ = torch.ops.aten.convolution_backward(
+                *wide, None, *how, [True, False, False]
             )
-            grad_x = found[0].to(x.dtype) if rest[0] else grad_x
-            grad_weight = found[1].to(weight.dtype) if needs_weight else None
+            grad_x = grad_x.to(x.dtype)
+        if needs_weight:
+            grad_weight = half_conv.weight_gradient(grad, x, ctx.stride, dtype=weight.dtype)
         if needs_bias:
             grad_bias = grad.sum((0, 2, 3), dtype=torch.float32).to(bias.dtype)
         return grad_x, grad_weight, grad_bias, None, None

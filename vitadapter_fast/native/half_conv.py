@@ -38,8 +38,7 @@ def conv(
         dtype: Of the result, float32 or bfloat16.
     """
     (B, K, H, W), C = x.shape, weight.shape[0]
-    if x.stride(1) != 1 or x.stride(3) != K:
-        x = x.contiguous(memory_format=torch.channels_last)
+    x = _with_pixels(x)
     sizes = {"channels": (B, K, C), "hw": (H, W), "stride": stride, "pads_rows": pads_rows}
     module, _ = extension.load()
     assert module is not None
@@ -62,3 +61,45 @@ def conv(
         num_threads=torch.get_num_threads(),
     )
     return out.permute(0, 3, 1, 2)
+
+
+def weight_gradient(grad: Tensor, x: Tensor, stride: int, *, dtype: torch.dtype) -> Tensor:
+    """Return the gradient of the weight, [C, K, 3, 3]; the map is padded with zeros all around.
+
+    Args:
+        grad: That of the result, [B, C, H', W'], float32 or bfloat16; read where it lies as ``x``.
+            A channel with a number that is not finite gives NaN.
+        x: What was convolved, [B, K, H, W], likewise.
+        stride: 1 or 2.
+        dtype: Of the result.
+    """
+    (B, K, H, W), C = x.shape, grad.shape[1]
+    x, grad = _with_pixels(x), _with_pixels(grad)
+    sizes = {"channels": (B, K, C), "hw": (H, W), "stride": stride}
+    module, _ = extension.load()
+    assert module is not None
+    nbytes = module.half_conv_gradient_bytes(**sizes)
+    out = x.new_empty((C, 3, 3, K), dtype=torch.float32)
+    extension.launch(
+        "half_conv_gradient_cpu",
+        x=x,
+        x_dtype=extension.DTYPE_CODES[x.dtype],
+        x_strides=(x.stride(0), x.stride(2)),
+        grad=grad,
+        grad_dtype=extension.DTYPE_CODES[grad.dtype],
+        grad_strides=(grad.stride(0), grad.stride(2)),
+        **sizes,
+        parts=token_rows.kept_bytes(nbytes),
+        parts_bytes=nbytes,
+        out=out,
+        num_threads=torch.get_num_threads(),
+    )
+    return out.permute(0, 3, 1, 2).to(dtype)
+
+
+def _with_pixels(level: Tensor) -> Tensor:
+    """Return a map whose rows of pixels are dense, channels last."""
+    level = level.resolve_neg()  # which may lay it out anew
+    if level.stride(1) == 1 and level.stride(3) == level.shape[1]:
+        return level
+    return level.contiguous(memory_format=torch.channels_last)

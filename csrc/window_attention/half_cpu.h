@@ -1,0 +1,55 @@
+// SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Heads of windows, packed in float16 as products read them, and products of their rows.
+#pragma once
+
+#include "common/half_tile.h"
+#include "window_attention/windows_cpu.h"
+
+namespace vitadapter::VITADAPTER_ISA::window_attention {
+
+// All tokens as rows of the right matrix, times `scale`. Memory for sixteen of halves.
+inline void pack_tokens(const Window& window, Rows<const BFloat16> from, int64_t channels,
+                        float scale, uint8_t* rows, const Halves& out) {
+  for (int64_t first = 0; first < window.tokens; first += kRightRows) {
+    const Halves block = out.block(first / kRightRows);
+    for (int64_t i = 0; i < least(kRightRows, window.tokens - first); ++i)
+      block.inverse()[i] = scale * round_row(from.of(window, first + i), channels, kRightExponent,
+                                             rows + i * out.groups * 4);
+    interleave(rows, block);
+  }
+}
+
+// All channels of tokens begin ... begin + count - 1 as rows of the right matrix, times `scale`.
+inline void pack_channels(const Window& window, Rows<const BFloat16> from, int64_t begin,
+                          int64_t count, int64_t channels, float scale, const Halves& out) {
+  for (int64_t first = 0; first < channels; first += kRightRows) {
+    const Halves block = out.block(first / kRightRows);
+    pack_columns(channels - first, count, block,
+                 [&](int64_t i) { return from.of(window, begin + i) + first; });
+    _mm512_storeu_ps(block.inverse(),
+                     _mm512_mul_ps(_mm512_loadu_ps(block.inverse()), _mm512_set1_ps(scale)));
+  }
+}
+
+// Dense rows of halves, `row` bytes apart, with their inverse factors, times all rows of the right
+// matrix: calls store(row, first column, 16 products).
+template <typename Store>
+inline void multiply_rows(const uint8_t* rows, int64_t row, const float* inverse, int64_t count,
+                          const Halves& right, int64_t columns, Store&& store) {
+  over_blocks(ceil_div(columns, kRightRows), [&](auto many, int64_t block) {
+    for (int64_t i = 0; i < count; i += kLeftRows) {
+      const auto tile = multiply_halves<many>(rows + i * row, row, 4, right.block(block));
+      for (int b = 0; b < many; ++b) {
+        const __m512 scale = _mm512_loadu_ps(right.block(block + b).inverse());
+        for (int r = 0; r < kLeftRows && i + r < count; ++r)
+          store(
+              i + r, (block + b) * kRightRows,
+              _mm512_mul_ps(tile.sums(r, b), _mm512_mul_ps(scale, _mm512_set1_ps(inverse[i + r]))));
+      }
+    }
+  });
+}
+
+}  // namespace vitadapter::VITADAPTER_ISA::window_attention
