@@ -56,7 +56,8 @@ def contenders(model: str, scale: str, dtype: str = "float32") -> list[str]:
     if os.environ.get("VITADAPTER_ORIGINAL") and model != "g" and not is_dinov3:
         found.append(ORIGINAL)
     if os.environ.get("VITADAPTER_COMPILED") == "1" or scale == "gpu_full":
-        found += [COMPILED] + [SDPA_COMPILED] * is_gpu
+        # On the CPU what torch 2.13 makes of the original's fold corrupts memory: the process dies.
+        found += [COMPILED] * is_gpu + [SDPA_COMPILED]
     if scale == "gpu":
         return found
     if scale == "cpu" and model in _IN_RUNTIMES:
