@@ -29,8 +29,8 @@ struct HalfConvGradientLayout {
         width((out_w + 1) / 2 * 2),
         strips((p.num_outputs + kMostChannels - 1) / kMostChannels),
         part_numbers(p.num_outputs * 9 * p.num_inputs) {
-    // Three times, once for each column of the kernels.
-    const int64_t row_bytes = width * p.num_inputs * 3 * 2 * p.stride;
+    // In float16, once for each of three columns of the kernels.
+    const int64_t row_bytes = p.stride * width * p.num_inputs * 3 * 2;
     const int64_t most_rows = at_least_one(kPackedBytes / row_bytes);
     bands_of_image = (out_h + most_rows - 1) / most_rows;
     rows = (out_h + bands_of_image - 1) / bands_of_image;

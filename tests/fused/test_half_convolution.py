@@ -3,6 +3,7 @@
 """Convolutions in products of 16 bits with their gradients, against float64 and torch."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitadapter_fast import ViTAdapter
-from vitadapter_fast.fused import half_convolution
+from vitadapter_fast.fused import half_convolution, pyramid
 from vitadapter_fast.native import half_linear
 
 pytestmark = pytest.mark.skipif(
@@ -32,12 +33,14 @@ def gradients(run: Any, *inputs: Tensor | None) -> list[Tensor | None]:
     return [out.detach(), *torch.autograd.grad(out, wanted, cotangent)]
 
 
-def compare(mine: Any, plain: Any, inputs: list[Tensor | None]) -> None:
+def compare(
+    mine: Any, plain: Any, inputs: list[Tensor | None], out_dtype: torch.dtype = LOW
+) -> None:
     """Refuse more error than torch makes in bfloat16, and other dtypes than the inputs'."""
     exact = [None if each is None else each.double() for each in inputs]
     low = [None if each is None else each.to(LOW) for each in inputs]
     found = gradients(mine, *inputs), gradients(plain, *low), gradients(plain, *exact)
-    wanted = [LOW, *(each.dtype for each in inputs if each is not None)]
+    wanted = [out_dtype, *(each.dtype for each in inputs if each is not None)]
     for got, by_torch, right, dtype in zip(*found, wanted, strict=True):
         assert got is not None and by_torch is not None and right is not None
         assert got.dtype == dtype and got.shape == right.shape
@@ -70,16 +73,38 @@ def test_one_pixel(dtypes: tuple[torch.dtype, torch.dtype], has_bias: bool) -> N
     compare(lambda *inputs: half_convolution.multiply(*inputs, LOW), F.linear, [rows, weight, bias])
 
 
+def sum_of_largest(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the transposed convolution added to a map of zeros."""
+    B, _, h, w = x.shape
+    at_4 = torch.zeros(B, weight.shape[1], 2 * h, 2 * w).to(memory_format=torch.channels_last)
+    result: Tensor = pyramid._LargestSum.apply(at_4, x, weight, bias, None, True)  # type: ignore[no-untyped-call]
+    return result
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32, LOW), (LOW, LOW), (LOW, torch.float32)])
+def test_two_by_two_transposed(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 32, 6, 10).contiguous(memory_format=torch.channels_last).to(dtypes[0])
+    weight, bias = (torch.randn(32, 20, 2, 2) / 6).to(dtypes[1]), torch.randn(20).to(dtypes[1])
+    plain = partial(F.conv_transpose2d, stride=2)
+    compare(sum_of_largest, plain, [x, weight, bias], torch.float32)
+
+
+@pytest.mark.parametrize("kernel", [3, 2])
 @pytest.mark.parametrize("frozen", ["x", "weight", "bias", "x weight", "weight bias"])
-def test_what_is_frozen_gets_no_gradient(frozen: str) -> None:
+def test_what_is_frozen_gets_no_gradient(frozen: str, kernel: int) -> None:
     inputs = {
-        "x": torch.randn(1, 16, 6, 6),
-        "weight": torch.randn(16, 16, 3, 3),
+        "x": torch.randn(1, 16, 6, 6).contiguous(memory_format=torch.channels_last),
+        "weight": torch.randn(16, 16, kernel, kernel),
         "bias": torch.randn(16),
     }
     for name, each in inputs.items():
         each.requires_grad_(name not in frozen.split())
-    half_convolution.convolve(*inputs.values(), 1, LOW).sum().backward()
+    if kernel == 3:
+        out = half_convolution.convolve(*inputs.values(), 1, LOW)
+    else:
+        out = sum_of_largest(**inputs)
+    out.sum().backward()
     for name, each in inputs.items():
         assert (each.grad is None) == (name in frozen.split())
 
