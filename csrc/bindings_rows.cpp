@@ -92,14 +92,22 @@ void half_linear(Address x, int x_dtype, std::pair<int64_t, int64_t> x_strides, 
   half_linear_cpu(p);
 }
 
-HalfConvParams half_conv_params(const std::array<int64_t, 3>& channels,
-                                std::pair<int32_t, int32_t> hw, int64_t stride, bool pads_rows) {
-  HalfConvParams p{};
+// Of a convolution or the gradient of its weights.
+template <typename Params>
+Params conv_params(const std::array<int64_t, 3>& channels, std::pair<int32_t, int32_t> hw,
+                   int64_t stride) {
+  Params p{};
   p.batch = channels[0];
   p.num_inputs = channels[1];
   p.num_outputs = channels[2];
   p.hw = {hw.first, hw.second};
   p.stride = stride;
+  return p;
+}
+
+HalfConvParams half_conv_params(const std::array<int64_t, 3>& channels,
+                                std::pair<int32_t, int32_t> hw, int64_t stride, bool pads_rows) {
+  auto p = conv_params<HalfConvParams>(channels, hw, stride);
   p.pads_rows = pads_rows;
   return p;
 }
@@ -125,23 +133,12 @@ void half_conv(Address x, int x_dtype, std::pair<int64_t, int64_t> x_strides, Ad
   half_conv_cpu(p);
 }
 
-HalfConvGradientParams half_conv_gradient_params(const std::array<int64_t, 3>& channels,
-                                                 std::pair<int32_t, int32_t> hw, int64_t stride) {
-  HalfConvGradientParams p{};
-  p.batch = channels[0];
-  p.num_inputs = channels[1];
-  p.num_outputs = channels[2];
-  p.hw = {hw.first, hw.second};
-  p.stride = stride;
-  return p;
-}
-
 void half_conv_gradient(Address x, int x_dtype, std::pair<int64_t, int64_t> x_strides, Address grad,
                         int grad_dtype, std::pair<int64_t, int64_t> grad_strides,
                         const std::array<int64_t, 3>& channels, std::pair<int32_t, int32_t> hw,
                         int64_t stride, Address parts, int64_t parts_bytes, Address out,
                         int num_threads) {
-  HalfConvGradientParams p = half_conv_gradient_params(channels, hw, stride);
+  auto p = conv_params<HalfConvGradientParams>(channels, hw, stride);
   p.x = pointer(x);
   p.x_dtype = dtype_of(x_dtype);
   p.stride_b = x_strides.first;
@@ -227,7 +224,7 @@ void define_rows(py::module_& module) {
   module.def(
       "half_conv_gradient_bytes",
       [](const std::array<int64_t, 3>& channels, std::pair<int32_t, int32_t> hw, int64_t stride) {
-        return half_conv_gradient_bytes(half_conv_gradient_params(channels, hw, stride));
+        return half_conv_gradient_bytes(conv_params<HalfConvGradientParams>(channels, hw, stride));
       },
       py::kw_only(), "channels"_a, "hw"_a, "stride"_a);
   module.def("half_conv_gradient_cpu", &half_conv_gradient, py::kw_only(), "x"_a, "x_dtype"_a,

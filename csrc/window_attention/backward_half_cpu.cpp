@@ -87,8 +87,10 @@ class Worker {
     const int64_t n = window.tokens, D = p_.channels, width = round_up(n, kPanel<float>);
     const int64_t count = least(kBlockQueries, n - begin);
     const Rows<const BFloat16> queries = inputs(window, 0), grad_out = cotangents(window);
-    multiply_tokens(window, queries, begin, count, key, logits_);
-    multiply_tokens(window, grad_out, begin, count, value, gradients_);
+    float inverse[kBlockQueries];
+    multiply_tokens(window, queries, begin, count, D, key, block_rows_, inverse, logits_, stride_);
+    multiply_tokens(window, grad_out, begin, count, D, value, block_rows_, inverse, gradients_,
+                    stride_);
     const float* const logsumexp = static_cast<const float*>(p_.logsumexp) +
                                    window.batch * p_.hw.h * p_.hw.w * p_.heads + window.head;
     for (int64_t i = 0; i < count; ++i)
@@ -101,7 +103,6 @@ class Worker {
     pack_channels(window, queries, begin, count, D, 1, query);
     add_transposed(logits_, count, n, cotangent, grad_values_);
     add_transposed(gradients_, count, n, query, grad_keys_);
-    float inverse[kBlockQueries];
     const int64_t row = key_by_channel.groups * 4;
     for (int64_t i = 0; i < count; ++i)
       inverse[i] = round_row(gradients_ + i * stride_, n, kLeftExponent, block_rows_ + i * row);
@@ -109,20 +110,6 @@ class Worker {
     multiply_rows(block_rows_, row, inverse, count, key_by_channel, D,
                   [&](int64_t i, int64_t c, __m512 products) {
                     store(to.of(window, begin + i) + c, first_lanes(D - c), products);
-                  });
-  }
-
-  // Some tokens times all of the right matrix.
-  void multiply_tokens(const Window& window, Rows<const BFloat16> from, int64_t begin,
-                       int64_t count, const Halves& right, float* to) {
-    float inverse[kBlockQueries];
-    const int64_t row = groups_ * 4;
-    for (int64_t i = 0; i < count; ++i)
-      inverse[i] =
-          round_row(from.of(window, begin + i), p_.channels, kLeftExponent, block_rows_ + i * row);
-    multiply_rows(block_rows_, row, inverse, count, right, window.tokens,
-                  [&](int64_t i, int64_t column, __m512 products) {
-                    _mm512_storeu_ps(to + i * stride_ + column, products);
                   });
   }
 

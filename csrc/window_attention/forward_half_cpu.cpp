@@ -50,18 +50,12 @@ struct Work {
   // Queries begin ... of a window, up to kBlockQueries.
   void attend(const Window& window, int64_t begin, const Halves& key, const Halves& value,
               uint8_t* queries, float* logits, uint8_t* shares) const {
-    const int64_t count = least(kBlockQueries, window.tokens - begin), row = key.groups * 4;
+    const int64_t count = least(kBlockQueries, window.tokens - begin);
     const int64_t width = ceil_div(window.tokens, kRightRows) * kRightRows;
     const int64_t share_row = value.groups * 4;
-    const Rows<const BFloat16> from = inputs(window, 0);
     float factors[kBlockQueries];
-    for (int64_t i = 0; i < count; ++i)
-      factors[i] =
-          round_row(from.of(window, begin + i), p.channels, kLeftExponent, queries + i * row);
-    multiply_rows(queries, row, factors, count, key, window.tokens,
-                  [&](int64_t i, int64_t column, __m512 products) {
-                    _mm512_storeu_ps(logits + i * width + column, products);
-                  });
+    multiply_tokens(window, inputs(window, 0), begin, count, p.channels, key, queries, factors,
+                    logits, width);
     for (int64_t i = 0; i < count; ++i)
       factors[i] = share(window, begin + i, logits + i * width, shares + i * share_row);
     const Rows<BFloat16> out = dense_rows(p, window, static_cast<BFloat16*>(p.out), 1, 0);

@@ -52,4 +52,18 @@ inline void multiply_rows(const uint8_t* rows, int64_t row, const float* inverse
   });
 }
 
+// Tokens begin ... begin + count - 1 times all of the right matrix, to rows `stride` apart. Memory
+// for the tokens as halves and for their inverse factors.
+inline void multiply_tokens(const Window& window, Rows<const BFloat16> from, int64_t begin,
+                            int64_t count, int64_t channels, const Halves& right, uint8_t* rows,
+                            float* inverse, float* to, int64_t stride) {
+  const int64_t row = right.groups * 4;
+  for (int64_t i = 0; i < count; ++i)
+    inverse[i] = round_row(from.of(window, begin + i), channels, kLeftExponent, rows + i * row);
+  multiply_rows(rows, row, inverse, count, right, window.tokens,
+                [&](int64_t i, int64_t column, __m512 products) {
+                  _mm512_storeu_ps(to + i * stride + column, products);
+                });
+}
+
 }  // namespace vitadapter::VITADAPTER_ISA::window_attention

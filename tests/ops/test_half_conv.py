@@ -53,6 +53,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "columns_of_a_larger_map": lambda x: torch.cat([x, x], 3).contiguous(
         memory_format=torch.channels_last
     )[..., : x.shape[3]],
+    "negative_rows_of_a_larger_map": lambda x: torch._neg_view(LAYOUTS["rows_of_a_larger_map"](-x)),
     "one_image_for_all": lambda x: LAYOUTS["channels_last"](x[:1]).expand(x.shape),
 }
 

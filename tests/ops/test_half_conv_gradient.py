@@ -3,11 +3,10 @@
 """The gradient of a 3 x 3 convolution's weights in products of 16 bits, against float64."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import pytest
 import torch
-from test_half_conv import LAYOUTS
+from test_half_conv import LAYOUTS, Case
 from test_half_linear import DTYPES, needs_halves, random, whole
 from tolerance import assert_same_for_any_number_of_threads
 from torch import Tensor
@@ -15,18 +14,6 @@ from torch import Tensor
 from vitadapter_fast.native import half_conv
 
 pytestmark = [needs_halves, pytest.mark.usefixtures("nan_filled_memory")]
-
-
-class Case(NamedTuple):
-    """One shape of a call."""
-
-    name: str
-    batch: int
-    inputs: int
-    height: int
-    width: int
-    outputs: int
-    stride: int = 1
 
 
 CASES = [
@@ -48,7 +35,7 @@ CASES = [
 
 def maps(case: Case, make: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
     """Return the gradient of the result, and the map."""
-    B, K, H, W, C, stride = case[1:]
+    B, K, H, W, C, stride = case[1:7]
     sizes = (H - 1) // stride + 1, (W - 1) // stride + 1
     return make(B, C, *sizes, seed=1), make(B, K, H, W, seed=2)
 

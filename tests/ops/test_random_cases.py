@@ -26,7 +26,6 @@ from test_batch_norm import check as check_norm
 from test_dwconv_gelu import check as check_convolution
 from test_half_conv import Case as HalfConvCase
 from test_half_conv import check as check_half_conv
-from test_half_conv_gradient import Case as HalfConvGradientCase
 from test_half_conv_gradient import check as check_half_conv_gradient
 from test_half_linear import Case as HalfCase
 from test_half_linear import check as check_half
@@ -134,7 +133,7 @@ half_conv_cases = st.builds(
     has_relu=st.booleans(),
 )
 half_conv_gradient_cases = st.builds(
-    HalfConvGradientCase,
+    HalfConvCase,
     name=st.just("random"),
     batch=st.integers(0, 3),
     inputs=st.integers(1, 70),
@@ -260,7 +259,7 @@ def test_half_conv(case: HalfConvCase, ways: list[str], **how: Any) -> None:
 @needs_halves
 @calls(200)
 @given(case=half_conv_gradient_cases, ways=layouts, dtype=WIDE_OR_NOT, grad_dtype=WIDE_OR_NOT)
-def test_half_conv_gradient(case: HalfConvGradientCase, ways: list[str], **how: Any) -> None:
+def test_half_conv_gradient(case: HalfConvCase, ways: list[str], **how: Any) -> None:
     check_half_conv_gradient(case, change=lay_out(ways), **how)
 
 

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 # SPDX-License-Identifier: Apache-2.0
-"""Maps in, 3 x 3 convolutions out, in products of 16 bits: csrc/half_conv.
+"""Maps in, 3 x 3 convolutions or gradients of weights out, in products of 16 bits.
 
-As in ``half_linear``, with a factor for each row of a map. 64 channels to 64 of [83, 256] on two
-cores of an Intel Xeon (model 207): 2.9 ms, oneDNN in float32 4.8, in bfloat16 9.
+csrc/half_conv: as in ``half_linear``, with a factor for each row of a map. 64 channels to 64 of
+[83, 256] on two cores of an Intel Xeon (model 207): 2.9 ms, oneDNN in float32 4.8, in bfloat16 9.
 """
 
 import torch
