@@ -130,9 +130,9 @@ def _largest(
     """
     if is_constant(norm) and not torch.is_grad_enabled():
         scale, shift = (part.to(at_4.dtype) for part in as_affine(norm))
-        weight, bias = up.weight * scale[:, None, None], torch.addcmul(shift, up.bias, scale)
+        bias = torch.addcmul(shift, up.bias, scale)
         vit_map = None if vit_map is None else vit_map * scale[:, None, None]
-        total = _summed(at_4, scale, at_8, weight, bias, vit_map, is_half)
+        total = _summed(at_4, scale, at_8, up.weight, bias, vit_map, is_half)
         return _relaid(total, layout.memory_format, dtype)
     inputs = at_4, at_8, up.weight, up.bias, vit_map, is_half
     total = _LargestSum.apply(*inputs)  # type: ignore[no-untyped-call]
@@ -148,23 +148,29 @@ def _summed(
     vit_map: Tensor | None,
     is_half: bool,
 ) -> Tensor:
-    """Return scale * at_4 + 2 x 2 transposed convolution of at_8 + resized vit_map, in ``at_4``."""
+    """Return scale * (at_4 + kernels of at_8) + bias + resized vit_map, in ``at_4``.
+
+    The 2 x 2 kernels are those of a transposed convolution; both of a row are copied at once, not
+    all four, which for g are 36 MiB.
+    """
     B, C, h, w = at_8.shape
     if not is_half:
         at_8, weight, bias = (each.to(at_4.dtype) for each in (at_8, weight, bias))
     multiply = partial(half_linear.linear, dtype=at_4.dtype) if is_half else gemm.linear
-    matrix, bias = taps(weight), bias.repeat(4)
-    step = max(1, _PIECE_BYTES // (w * 4 * C * at_4.element_size()))  # rows of at_8
+    bias = bias.repeat(2)
+    step = max(1, _PIECE_BYTES // (w * 2 * C * at_4.element_size()))  # rows of at_8
     pixels = at_4.permute(0, 2, 3, 1).view(B, h, 2, w, 2, -1)
-    for image, tokens in zip(pixels, map_to_tokens(at_8), strict=True):
-        for first in range(0, h, step):
-            rows = tokens[first * w : (first + step) * w]
-            product = multiply(rows, matrix, bias).view(-1, w, 2, 2, at_4.shape[1])
-            product, target = product.transpose(1, 2), image[first : first + step]
-            if scale is None:
-                target.add_(product)
-            else:
-                torch.addcmul(product, target, scale, out=target)
+    for y in range(2):
+        matrix = taps(weight[:, :, y : y + 1], scale)
+        for image, tokens in zip(pixels[:, :, y], map_to_tokens(at_8), strict=True):
+            for first in range(0, h, step):
+                product = multiply(tokens[first * w : (first + step) * w], matrix, bias)
+                target = image[first : first + step]
+                product = product.view(target.shape)
+                if scale is None:
+                    target.add_(product)
+                else:
+                    torch.addcmul(product, target, scale, out=target)
     if vit_map is not None:
         _add_resized(at_4, vit_map.to(at_4.dtype))
     return at_4
