@@ -106,7 +106,7 @@ def test_build_info_names_version_and_instruction_set() -> None:
     assert info["version"] == __version__
     assert info["build_type"] in ("Release", "Debug")
     assert info["cpu_isa"] == os.environ.get("VITADAPTER_ISA", info["cpu_isa"])
-    assert info["cpu_isa"] in ("avx512", "avx2", "neon", "portable")
+    assert info["cpu_isa"] in ("avx512", "avx512bf16", "avx2", "neon", "portable")
 
 
 def test_build_info_names_the_calls_that_have_specialized_kernels() -> None:

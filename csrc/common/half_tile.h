@@ -1,12 +1,13 @@
 // SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 // SPDX-License-Identifier: Apache-2.0
 
-// A tile of a matrix product of float16, at twice the multiply-adds of float32.
+// A tile of a matrix product of 16 bits, at twice the multiply-adds of float32.
 //
-// Its sums are of float16, 8 rows and 48 channels in 24 registers: each step is a load of two
-// inputs of 16 channels and one of two inputs of a row, for 32 multiply-adds. After 48 of these
-// steps the sums of the two inputs are added and go to float32, so 96 products are summed in
-// float16: the error is that of rounding to 10 bits, where bfloat16 has 8.
+// Its sums are in registers, 8 rows and 48 channels in 24 of them: each step is a load of two
+// inputs of 16 channels and one of two inputs of a row, for 32 multiply-adds. AVX512_FP16 has sums
+// of float16: after 48 of these steps those of the two inputs are added and go to float32, so 96
+// products are summed in float16; the error is that of rounding to 10 bits, where bfloat16 has 8.
+// AVX512_BF16 has sums of float32.
 #pragma once
 
 #include <type_traits>
@@ -16,7 +17,40 @@
 namespace vitadapter::VITADAPTER_ISA {
 
 constexpr int kTileBlocks = 3;  // the most; of 16 rows of the right matrix
-constexpr int64_t kSteps = 48;  // that are summed in float16
+constexpr int64_t kSteps = 48;  // whose sums stay in registers
+
+#ifdef __AVX512FP16__
+using HalfSums = __m512h;
+
+inline HalfSums multiply_add(__m512i weights, int32_t inputs, HalfSums sums) {
+  const __m512h right = _mm512_castsi512_ph(weights);
+  return _mm512_fmadd_ph(right, _mm512_castsi512_ph(_mm512_set1_epi32(inputs)), sums);
+}
+
+// Adds `factor` times the sums of two inputs each. Float16 has the lower bits of float32's
+// exponent: where its bits lie there, the number is 2^-112 of what is meant. (Infinity and NaN are
+// not: their rows have inverse factors of NaN.)
+inline __m512 add_sums(HalfSums sums, float factor, __m512 to) {
+  const __m512i bits = _mm512_set1_epi32(static_cast<int32_t>(0x8fffe000));
+  const __m512i swapped = _mm512_rol_epi32(_mm512_castph_si512(sums), 16);
+  const __m512h both = _mm512_add_ph(sums, _mm512_castsi512_ph(swapped));
+  const __m512i half = _mm512_srai_epi32(_mm512_castph_si512(both), 3);
+  const __m512 number = _mm512_castsi512_ps(_mm512_and_si512(half, bits));
+  return _mm512_fmadd_ps(number, _mm512_set1_ps(factor * 0x1p112f), to);
+}
+#else
+using HalfSums = __m512;
+
+inline HalfSums multiply_add(__m512i weights, int32_t inputs, HalfSums sums) {
+  const __m512i left = _mm512_set1_epi32(inputs);
+  return _mm512_dpbf16_ps(sums, reinterpret_cast<__m512bh>(weights),
+                          reinterpret_cast<__m512bh>(left));
+}
+
+inline __m512 add_sums(HalfSums sums, float factor, __m512 to) {
+  return _mm512_fmadd_ps(sums, _mm512_set1_ps(factor), to);
+}
+#endif
 
 // Eight rows times blocks of sixteen, whose sums stay in registers and on the stack.
 template <int kBlocks>
@@ -32,36 +66,23 @@ class HalfTile {
   // `group_step` bytes apart, its rows `row_step`, blocks of the right one `next_block`.
   void add(const uint8_t* left, int64_t row_step, int64_t group_step, const uint8_t* right,
            int64_t next_block, int64_t groups, float factor) {
-    __m512h part[kLeftRows][kBlocks];
+    HalfSums part[kLeftRows][kBlocks];
     for (auto& row : part) {
-      for (__m512h& sum : row) sum = _mm512_setzero_ph();
+      for (HalfSums& sum : row) sum = HalfSums{};
     }
     for (int64_t g = 0; g < groups; ++g) {
-      __m512h weights[kBlocks];
-      for (int b = 0; b < kBlocks; ++b)
-        weights[b] = _mm512_castsi512_ph(_mm512_loadu_si512(right + b * next_block));
+      __m512i weights[kBlocks];
+      for (int b = 0; b < kBlocks; ++b) weights[b] = _mm512_loadu_si512(right + b * next_block);
       for (int r = 0; r < kLeftRows; ++r) {
         int32_t two;
         __builtin_memcpy(&two, left + r * row_step, sizeof two);
-        const __m512h inputs = _mm512_castsi512_ph(_mm512_set1_epi32(two));
-        for (int b = 0; b < kBlocks; ++b)
-          part[r][b] = _mm512_fmadd_ph(weights[b], inputs, part[r][b]);
+        for (int b = 0; b < kBlocks; ++b) part[r][b] = multiply_add(weights[b], two, part[r][b]);
       }
       left += group_step;
       right += kRightRows * 4;
     }
-    // Float16 has the lower bits of float32's exponent: where its bits lie there, the number is
-    // 2^-112 of what is meant. (Infinity and NaN are not: their rows have inverse factors of NaN.)
-    const __m512i bits = _mm512_set1_epi32(static_cast<int32_t>(0x8fffe000));
-    const __m512 meant = _mm512_set1_ps(factor * 0x1p112f);
     for (int r = 0; r < kLeftRows; ++r) {
-      for (int b = 0; b < kBlocks; ++b) {
-        const __m512i swapped = _mm512_rol_epi32(_mm512_castph_si512(part[r][b]), 16);
-        const __m512h both = _mm512_add_ph(part[r][b], _mm512_castsi512_ph(swapped));
-        const __m512i half = _mm512_srai_epi32(_mm512_castph_si512(both), 3);
-        const __m512 number = _mm512_castsi512_ps(_mm512_and_si512(half, bits));
-        sums_[r][b] = _mm512_fmadd_ps(number, meant, sums_[r][b]);
-      }
+      for (int b = 0; b < kBlocks; ++b) sums_[r][b] = add_sums(part[r][b], factor, sums_[r][b]);
     }
   }
 

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Rows of float32 or bfloat16 in; out, the same in float16, each times a power of two of its own,
-// as half_tile.h multiplies them.
+// Rows of float32 or bfloat16 in; out, the same in 16 bits, as half_tile.h multiplies them: where
+// AVX512_FP16 does, in float16, each times a power of two of its own; else in bfloat16, which has
+// float32's range and needs none.
 #pragma once
 
 #include "common/lanes.h"
@@ -10,6 +11,12 @@
 #include "common/size.h"
 
 namespace vitadapter::VITADAPTER_ISA {
+
+#ifdef __AVX512FP16__
+constexpr bool kHasFactors = true;
+#else
+constexpr bool kHasFactors = false;  // all are 1
+#endif
 
 // The largest number of a row of the left matrix lies from 2^4 to below 2^5, of the right one from
 // 2^3 to below 2^4: 96 products of two rows, summed in float16, stay below its 65504, and what
@@ -19,8 +26,8 @@ constexpr float kLeastExponent = -122;  // so that neither a factor nor its inve
 
 // Eight rows of the left matrix or sixteen of the right one: two numbers of each side by side, in
 // 32 bits, then the next two. Behind them one inverse factor for each row: what 1 stands for in it,
-// NaN where a number is not finite. Numbers beyond the inputs are 0, rows that are not there
-// anything.
+// NaN where a number of float16 is not finite. Numbers beyond the inputs are 0, rows that are not
+// there anything.
 struct Halves {
   uint8_t* data;
   int64_t groups;  // of two numbers
@@ -50,6 +57,7 @@ inline __m512i larger(__m512i most, __m512 x) {
 // Powers of two that bring 16 rows, by the largest of each, to an exponent; and their inverses.
 inline __m512 factors(__m512i most, float exponent, __m512* inverse) {
   const __m512 largest = _mm512_castsi512_ps(most), one = _mm512_set1_ps(1);
+  if (!kHasFactors) return *inverse = one;  // and the compiler leaves out the largest
   const __m512 least = _mm512_set1_ps(kLeastExponent);
   const __m512 up =
       _mm512_sub_ps(_mm512_max_ps(_mm512_getexp_ps(largest), least), _mm512_set1_ps(exponent));
@@ -59,7 +67,11 @@ inline __m512 factors(__m512i most, float exponent, __m512* inverse) {
 }
 
 inline __m256i to_halves(__m512 numbers) {
+#ifdef __AVX512FP16__
   return _mm512_cvtps_ph(numbers, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(numbers));
+#endif
 }
 
 // One dense row to dense halves; returns its inverse factor.

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Backward on the CPU for bfloat16, with products of float16; softmax, its gradient and sums are of
+// Backward on the CPU for bfloat16, with products of 16 bits; softmax, its gradient and sums are of
 // float32. Tasks and blocks of queries are those of backward_cpu.cpp. The gradients of keys and
 // values are products over the queries of a block, added up in float32 in the order of blocks.
 #include <cmath>

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Forward on the CPU for bfloat16, with products of float16; softmax and sums are of float32. A
+// Forward on the CPU for bfloat16, with products of 16 bits; softmax and sums are of float32. A
 // task is one head of one window, as in forward_cpu.cpp: keys and values are packed once, then
 // blocks of queries run through logits, softmax and output.
 #include <cmath>
@@ -15,7 +15,7 @@ namespace {
 using namespace window_attention;
 
 constexpr int64_t kBlockQueries = 3 * kLeftRows;  // that are worked on together
-constexpr float kMostShare = 16;                  // what 1 is as a share of a query, in float16
+constexpr float kMostShare = 16;                  // what 1 is as a share of a query, in 16 bits
 
 struct Work {
   const WindowAttentionParams& p;
@@ -65,7 +65,7 @@ struct Work {
                   });
   }
 
-  // The logits of a query to its shares, times kMostShare over the largest, in float16; returns
+  // The logits of a query to its shares, times kMostShare over the largest, in 16 bits; returns
   // what 1 stands for in them. Each padding key adds exp(0 - peak) to their sum.
   float share(const Window& window, int64_t query, float* logits, uint8_t* shares) const {
     const float lowest = -std::numeric_limits<float>::infinity();

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The vitadapter_fast authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Heads of windows, packed in float16 as products read them, and products of their rows.
+// Heads of windows, packed in 16 bits as products read them, and products of their rows.
 #pragma once
 
 #include "common/half_tile.h"

@@ -20,12 +20,14 @@ namespace portable {
 void window_attention_forward(const WindowAttentionParams&);
 void window_attention_backward(const WindowAttentionParams&);
 }  // namespace portable
-#ifdef VITADAPTER_HAS_AVX512_FP16
 namespace avx512fp16 {
 void window_attention_forward_half(const WindowAttentionParams&);
 void window_attention_backward_half(const WindowAttentionParams&);
 }  // namespace avx512fp16
-#endif
+namespace avx512bf16 {
+void window_attention_forward_half(const WindowAttentionParams&);
+void window_attention_backward_half(const WindowAttentionParams&);
+}  // namespace avx512bf16
 
 namespace {
 
@@ -39,6 +41,14 @@ void check(const WindowAttentionParams& p, std::initializer_list<const void*> re
   VITADAPTER_CHECK(p.window_size >= 0, "window_attention: the window is negative");
 }
 
+#ifdef VITADAPTER_HAS_AVX512_BF16
+bool has_bfloat16_products() {
+  static const bool has_them = std::strcmp(cpu_isa(), "avx512bf16") == 0 ||
+                               (std::strcmp(cpu_isa(), "avx512") == 0 && has_fast_avx512_bf16());
+  return has_them;
+}
+#endif
+
 }  // namespace
 
 void window_attention_forward_cpu(const WindowAttentionParams& p) {
@@ -46,6 +56,10 @@ void window_attention_forward_cpu(const WindowAttentionParams& p) {
 #ifdef VITADAPTER_HAS_AVX512_FP16
   if (p.dtype == DType::kBFloat16 && has_half_products())
     return avx512fp16::window_attention_forward_half(p);
+#endif
+#ifdef VITADAPTER_HAS_AVX512_BF16
+  if (p.dtype == DType::kBFloat16 && has_bfloat16_products())
+    return avx512bf16::window_attention_forward_half(p);
 #endif
   VITADAPTER_CPU_DISPATCH_WIDE(window_attention_forward, p);
 }
@@ -55,6 +69,10 @@ void window_attention_backward_cpu(const WindowAttentionParams& p) {
 #ifdef VITADAPTER_HAS_AVX512_FP16
   if (p.dtype == DType::kBFloat16 && has_half_products())
     return avx512fp16::window_attention_backward_half(p);
+#endif
+#ifdef VITADAPTER_HAS_AVX512_BF16
+  if (p.dtype == DType::kBFloat16 && has_bfloat16_products())
+    return avx512bf16::window_attention_backward_half(p);
 #endif
   VITADAPTER_CPU_DISPATCH_WIDE(window_attention_backward, p);
 }

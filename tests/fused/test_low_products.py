@@ -6,12 +6,12 @@ import copy
 import statistics
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from dinov3_cases import dinov3_model
+from processor import features
 from torch import Tensor, nn
 
 from vitadapter_fast import ViTAdapter
@@ -260,12 +260,10 @@ def test_this_processor_is_asked_what_it_has() -> None:
     module, _ = extension.load()
     if module is None:
         pytest.fail("the extension is not there")
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    if "flags" not in text:
-        return  # no x86-64, or not Linux
-    flags = set(text[text.index("flags") :].splitlines()[0].split())
-    has_amd = "AuthenticAMD" in text and "avx512_bf16" in flags
+    flags = features()
+    if not flags:
+        return
+    has_amd = {"AuthenticAMD", "avx512_bf16"} <= flags
     wanted = {
         torch.bfloat16: "amx_bf16" in flags or has_amd,
         torch.float16: bool({"amx_fp16", "avx512_fp16"} & flags),

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import ALL_WINDOW, AWKWARD_WINDOW, REAL_WINDOW, WindowCase, make_qkv
+from processor import features
 from tolerance import assert_close, assert_same_for_any_number_of_threads
 from torch import Tensor
 
@@ -360,13 +361,17 @@ def test_a_window_size_of_any_integer_type(one: Any) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.skipif("VITADAPTER_ISA" in os.environ, reason="already of another build")
-@pytest.mark.parametrize("isa", ["portable", "avx2"])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512bf16"])
 def test_other_builds_of_the_cpu_kernels_pass_the_same_cases(isa: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
+    if isa == "avx512bf16" and "avx512_bf16" not in features():
+        pytest.skip("this processor has no AVX512_BF16")
+    folder = Path(__file__).parent
+    files = [__file__, folder / "test_random_cases.py", folder.parent / "test_build.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
     some = "(test_output_and_gradient and (prime or odd or one or wide))"
-    command += ["-k", f"cpu and ({some} or nan or softmax)"]
-    environment = os.environ | {"VITADAPTER_ISA": isa}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parent
-    )
+    others = "nan or softmax or instruction_set or (test_windows and not triton)"
+    command += ["-k", f"(cpu and {some}) or {others}"]
+    environment = os.environ | {"VITADAPTER_ISA": isa, "VITADAPTER_FUZZ": "0.2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stdout[-3000:]
+    assert "skipped" not in done.stdout, done.stdout[-3000:]

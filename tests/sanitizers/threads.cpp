@@ -40,6 +40,10 @@ void half_conv_gradient(const HalfConvGradientParams&);
 void window_attention_forward_half(const WindowAttentionParams&);
 void window_attention_backward_half(const WindowAttentionParams&);
 }  // namespace avx512fp16
+namespace avx512bf16 {
+void window_attention_forward_half(const WindowAttentionParams&);
+void window_attention_backward_half(const WindowAttentionParams&);
+}  // namespace avx512bf16
 #endif
 namespace {
 
@@ -293,7 +297,9 @@ Step half_convolution() {
   };
 }
 
-Step half_windows() {
+using Windows = void (*)(const WindowAttentionParams&);
+
+Step half_windows(bool has_them, Windows forward, Windows backward) {
   constexpr int64_t B = 2, N = 9 * 11, M = 3, D = 24;
   std::vector<BFloat16> qkv, grad;
   for (float number : numbers(B * N * 3 * M * D))
@@ -303,20 +309,16 @@ Step half_windows() {
     // Two finite numbers of 16 bits are one of 32.
     std::vector<Numbers> results{Numbers(B * N * M * D / 2), Numbers(B * N * M),
                                  Numbers(B * N * 3 * M * D / 2)};
-#ifdef __x86_64__
-    if (!has_avx512_fp16()) return results;
+    if (!has_them) return results;
     WindowAttentionParams p{};
     p.qkv = qkv.data(), p.qkv_stride_n = 3 * M * D, p.qkv_stride_b = N * 3 * M * D;
     p.dtype = DType::kBFloat16, p.batch = B, p.heads = M, p.channels = D, p.hw = {9, 11};
     p.window_size = 4, p.out = results[0].data(), p.logsumexp = results[1].data();
     p.num_threads = num_threads;
-    avx512fp16::window_attention_forward_half(p);
+    forward(p);
     p.grad_out = grad.data(), p.grad_out_stride_n = M * D, p.grad_out_stride_b = N * M * D;
     p.grad_qkv = results[2].data();
-    avx512fp16::window_attention_backward_half(p);
-#else
-    (void)num_threads;
-#endif
+    backward(p);
     return results;
   };
 }
@@ -364,19 +366,27 @@ void plant_race() {
 int main(int argc, char** argv) {
   using namespace vitadapter;
   if (argc > 1 && std::strcmp(argv[1], "race") == 0) return plant_race(), 0;
-  const std::pair<const char*, Step> steps[] = {{"attention", attention({})},
-                                                {"grid", attention({{11, 13}, {2, 3}})},
-                                                {"convolution", convolution()},
-                                                {"windows", windows()},
-                                                {"norm", norm(false)},
-                                                {"norm to planes", norm(true)},
-                                                {"positions", positions()},
-                                                {"rows", rows()},
-                                                {"8 bits", int8()},
-                                                {"16 bits", halves()},
-                                                {"16 bits, convolution", half_convolution()},
-                                                {"16 bits, windows", half_windows()},
-                                                {"kept memory", kept_memory()}};
+  const std::pair<const char*, Step> steps[] = {
+      {"attention", attention({})},
+      {"grid", attention({{11, 13}, {2, 3}})},
+      {"convolution", convolution()},
+      {"windows", windows()},
+      {"norm", norm(false)},
+      {"norm to planes", norm(true)},
+      {"positions", positions()},
+      {"rows", rows()},
+      {"8 bits", int8()},
+      {"16 bits", halves()},
+      {"16 bits, convolution", half_convolution()},
+#ifdef __x86_64__
+      {"float16, windows",
+       half_windows(has_avx512_fp16(), avx512fp16::window_attention_forward_half,
+                    avx512fp16::window_attention_backward_half)},
+      {"bfloat16, windows",
+       half_windows(LowProducts().of_avx512_bf16, avx512bf16::window_attention_forward_half,
+                    avx512bf16::window_attention_backward_half)},
+#endif
+      {"kept memory", kept_memory()}};
   for (const auto& [name, step] : steps) {
     if (!is_same_from_many_threads(step)) return std::printf("%s: results differ\n", name), 1;
   }
