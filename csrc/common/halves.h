@@ -22,7 +22,8 @@ constexpr bool kHasFactors = false;  // all are 1
 // 2^3 to below 2^4: 96 products of two rows, summed in float16, stay below its 65504, and what
 // vanishes is 2^-27 of the largest and less.
 constexpr float kLeftExponent = 4, kRightExponent = 3;
-constexpr float kLeastExponent = -122;  // so that neither a factor nor its inverse overflows
+constexpr int32_t kLeastExponentBits = 5;  // of float32, so that factors do not overflow
+constexpr int64_t kAhead = 4096;           // bytes from what is read to what is asked for
 
 // Eight rows of the left matrix or sixteen of the right one: two numbers of each side by side, in
 // 32 bits, then the next two. Behind them one inverse factor for each row: what 1 stands for in it,
@@ -54,17 +55,30 @@ inline __m512i larger(__m512i most, __m512 x) {
   return _mm512_max_epi32(most, _mm512_castps_si512(_mm512_abs_ps(x)));
 }
 
-// Powers of two that bring 16 rows, by the largest of each, to an exponent; and their inverses.
-inline __m512 factors(__m512i most, float exponent, __m512* inverse) {
-  const __m512 largest = _mm512_castsi512_ps(most), one = _mm512_set1_ps(1);
-  if (!kHasFactors) return *inverse = one;  // and the compiler leaves out the largest
-  const __m512 least = _mm512_set1_ps(kLeastExponent);
-  const __m512 up =
-      _mm512_sub_ps(_mm512_max_ps(_mm512_getexp_ps(largest), least), _mm512_set1_ps(exponent));
-  const __m512 poison = _mm512_mul_ps(largest, _mm512_setzero_ps());
-  *inverse = _mm512_add_ps(_mm512_scalef_ps(one, up), poison);
-  return _mm512_scalef_ps(one, _mm512_sub_ps(_mm512_setzero_ps(), up));
-}
+// Powers of two, of 16 rows by the largest number of each, that bring it to an exponent.
+struct Factors {
+  __m512i shift;  // they are 2^-shift, and neither they nor their inverses overflow
+
+  Factors(__m512i most, float exponent)
+      : shift(_mm512_sub_epi32(exponent_bits(most),
+                               _mm512_set1_epi32(127 + static_cast<int32_t>(exponent)))) {}
+
+  static __m512i exponent_bits(__m512i most) {
+    return _mm512_max_epi32(_mm512_srli_epi32(most, 23), _mm512_set1_epi32(kLeastExponentBits));
+  }
+  static __m512 two_to(__m512i power) {
+    const __m512i bits = _mm512_add_epi32(power, _mm512_set1_epi32(127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 23));
+  }
+
+  __m512 factor() const { return two_to(_mm512_sub_epi32(_mm512_setzero_si512(), shift)); }
+
+  // What 1 stands for: NaN where `most` is not finite.
+  __m512 inverse(__m512i most) const {
+    return _mm512_add_ps(two_to(shift),
+                         _mm512_mul_ps(_mm512_castsi512_ps(most), _mm512_setzero_ps()));
+  }
+};
 
 inline __m256i to_halves(__m512 numbers) {
 #ifdef __AVX512FP16__
@@ -78,17 +92,84 @@ inline __m256i to_halves(__m512 numbers) {
 template <typename T>
 inline float round_row(const T* row, int64_t inputs, float exponent, uint8_t* out) {
   __m512i most = _mm512_setzero_si512();
-  over_lanes(inputs,
-             [&](int64_t k, __mmask16 lanes) { most = larger(most, load(row + k, lanes)); });
-  __m512 inverse;
-  const __m512 factor =
-      factors(_mm512_set1_epi32(_mm512_reduce_max_epi32(most)), exponent, &inverse);
+  over_lanes(inputs, [&](int64_t k, __mmask16 lanes) {
+    _mm_prefetch(row + k + kAhead / sizeof(T), _MM_HINT_T0);
+    most = larger(most, load(row + k, lanes));
+  });
+  most = _mm512_set1_epi32(_mm512_reduce_max_epi32(most));
+  const Factors factors(most, exponent);
+  const __m512 factor = factors.factor();
   over_lanes(inputs, [&](int64_t k, __mmask16 lanes) {
     const __m256i halves = to_halves(_mm512_mul_ps(load(row + k, lanes), factor));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + k * 2), halves);
   });
-  return _mm512_cvtss_f32(inverse);
+  return _mm512_cvtss_f32(factors.inverse(most));
 }
+
+#ifdef __AVX512FP16__
+// 32 numbers of bfloat16 to float16, times factors of 16 rows, of which two lie side by side: bits
+// are moved so that the largest exponent is the largest of float16, then float16 is multiplied.
+// What vanishes in the first step would in the second.
+class BFloatToHalf {
+ public:
+  BFloatToHalf(__m512i most, float exponent) {
+    constexpr int32_t kMost = 30;  // bits of the largest exponent
+    const __m512i bits = Factors::exponent_bits(most), zero = _mm512_setzero_si512();
+    const __m512i less = _mm512_max_epi32(_mm512_sub_epi32(bits, _mm512_set1_epi32(kMost)), zero);
+    // Float16 has 15 where float32 has 127.
+    const __m512i power = _mm512_add_epi32(
+        _mm512_sub_epi32(less, bits), _mm512_set1_epi32(15 + static_cast<int32_t>(exponent) + 15));
+    less_ = twice(_mm512_slli_epi32(less, 7));
+    times_ = _mm512_castsi512_ph(twice(_mm512_slli_epi32(power, 10)));
+  }
+
+  __m512i operator()(__m512i numbers) const {
+    const __m512i sign = _mm512_set1_epi16(static_cast<int16_t>(0x8000));
+    const __m512i moved = _mm512_subs_epu16(_mm512_andnot_si512(sign, numbers), less_);
+    const __m512i signs = _mm512_and_si512(numbers, sign);
+    const __m512i bits = _mm512_or_si512(_mm512_slli_epi16(moved, 3), signs);
+    return _mm512_castph_si512(_mm512_mul_ph(_mm512_castsi512_ph(bits), times_));
+  }
+
+  // The larger of `most` and the numbers without their signs.
+  static __m512i larger(__m512i most, __m512i numbers) {
+    return _mm512_max_epu16(most, _mm512_and_si512(numbers, _mm512_set1_epi16(0x7fff)));
+  }
+
+  // The larger of each two, in float32.
+  static __m512i largest(__m512i most) {
+    return _mm512_max_epi32(_mm512_slli_epi32(most, 16),
+                            _mm512_and_si512(most, _mm512_set1_epi32(0x7fff0000)));
+  }
+
+ private:
+  static __m512i twice(__m512i rows) { return _mm512_or_si512(rows, _mm512_slli_epi32(rows, 16)); }
+
+  __m512i less_;
+  __m512h times_;
+};
+
+inline float round_row(const BFloat16* row, int64_t inputs, float exponent, uint8_t* out) {
+  const auto over_32 = [&](auto&& run) {
+    int64_t k = 0;
+    for (; k + 32 <= inputs; k += 32) run(k, ~__mmask32{0}, ~__mmask32{0});
+    const auto lanes = static_cast<__mmask32>((uint64_t{1} << (inputs - k)) - 1);
+    if (k < inputs) run(k, lanes, inputs - k > 16 ? ~__mmask32{0} : __mmask32{0xffff});
+  };
+  __m512i most = _mm512_setzero_si512();
+  over_32([&](int64_t k, __mmask32 lanes, __mmask32) {
+    _mm_prefetch(row + k + kAhead / sizeof(BFloat16), _MM_HINT_T0);
+    most = BFloatToHalf::larger(most, _mm512_maskz_loadu_epi16(lanes, row + k));
+  });
+  most = _mm512_set1_epi32(_mm512_reduce_max_epi32(BFloatToHalf::largest(most)));
+  const BFloatToHalf convert(most, exponent);
+  over_32([&](int64_t k, __mmask32 lanes, __mmask32 there) {
+    const __m512i halves = convert(_mm512_maskz_loadu_epi16(lanes, row + k));
+    _mm512_mask_storeu_epi16(out + k * 2, there, halves);
+  });
+  return _mm512_cvtss_f32(Factors(most, exponent).inverse(most));
+}
+#endif
 
 // Dense rows of halves to what a tile reads.
 inline void interleave(const uint8_t* rows, Halves out) {
@@ -104,58 +185,6 @@ inline void interleave(const uint8_t* rows, Halves out) {
         pairs[i].store(reinterpret_cast<float*>(out.data + (g + i) * out.step() + first * 4));
     }
   }
-}
-
-// Up to sixteen columns, of which `of(k)` points to the numbers k: calls store(group, pairs of
-// halves) for all groups and returns inverse factors. Their sums too, unless null.
-template <typename Of, typename Store>
-inline __m512 round_columns(int64_t count, int64_t inputs, float exponent, float* sums, Of&& of,
-                            Store&& store) {
-  const __mmask16 lanes = first_lanes(count);
-  __m512i most = _mm512_setzero_si512();
-  __m512 even = _mm512_setzero_ps(), odd = even;
-  for (int64_t k = 0; k < inputs; ++k) {
-    const __m512 x = load(of(k), lanes);
-    most = larger(most, x);
-    (k % 2 ? odd : even) = _mm512_add_ps(k % 2 ? odd : even, x);
-  }
-  if (sums) _mm512_mask_storeu_ps(sums, lanes, _mm512_add_ps(even, odd));
-  __m512 inverse;
-  const __m512 factor = factors(most, exponent, &inverse);
-  const auto halves = [&](int64_t k) {
-    if (k >= inputs) return _mm512_setzero_si512();
-    return _mm512_cvtepu16_epi32(to_halves(_mm512_mul_ps(load(of(k), lanes), factor)));
-  };
-  for (int64_t g = 0; g < Halves::groups_of(inputs); ++g)
-    store(g, _mm512_or_si512(halves(2 * g), _mm512_slli_epi32(halves(2 * g + 1), 16)));
-  return inverse;
-}
-
-// The same to a block of the left matrix, or two for more than eight columns.
-template <typename Of>
-inline void pack_left_columns(int64_t count, int64_t inputs, float* sums, const Halves& out,
-                              Of&& of) {
-  const Halves second = count > kLeftRows ? out.block(1) : out;
-  const auto put = [](void* to, __m256i half) {
-    _mm256_storeu_si256(static_cast<__m256i*>(to), half);
-  };
-  const auto store = [&](int64_t g, __m512i pairs) {  // the first over what is not there
-    put(second.data + g * out.step(), _mm512_extracti64x4_epi64(pairs, 1));
-    put(out.data + g * out.step(), _mm512_castsi512_si256(pairs));
-  };
-  const __m512i inverse =
-      _mm512_castps_si512(round_columns(count, inputs, kLeftExponent, sums, of, store));
-  put(second.inverse(), _mm512_extracti64x4_epi64(inverse, 1));
-  put(out.inverse(), _mm512_castsi512_si256(inverse));
-}
-
-// The same to a block of the right matrix.
-template <typename Of>
-inline void pack_columns(int64_t count, int64_t inputs, const Halves& out, Of&& of) {
-  const __m512 inverse = round_columns(
-      count, inputs, kRightExponent, nullptr, of,
-      [&](int64_t g, __m512i pairs) { _mm512_storeu_si512(out.data + g * out.step(), pairs); });
-  _mm512_storeu_ps(out.inverse(), inverse);
 }
 
 }  // namespace vitadapter::VITADAPTER_ISA

@@ -34,8 +34,9 @@ void pack_x(void* context, TaskQueue& queue) {
   const bool is_changed = task.p.has_gelu || task.p.norm.weight;
   Scratch<float> changed(is_changed ? 2 * task.groups : 0);
   Scratch<uint8_t> rows(task.groups * kLeftRows * 4);
+  ColumnPacker columns(task.p.x.input_stride == 1 ? 0 : task.p.num_inputs, 1);
   for (int64_t block; queue.take(&block);)
-    pack_left(task.p, block * kPackedRows, changed, rows, task.x(block * 2));
+    pack_left(task.p, block * kPackedRows, changed, rows, columns, task.x(block * 2));
 }
 
 // A row of a tile: `sums` times `scale` plus `shift`, and what is added.
@@ -85,15 +86,17 @@ void multiply_blocks(void* context, TaskQueue& queue) {
   const HalfLinearParams& p = task.p;
   const int64_t block_bytes = Halves::bytes(task.groups, kRightRows);
   Scratch<uint8_t> memory(task.blocks * block_bytes);
-  Scratch<uint8_t> buffer(p.weight.input_stride == 1 ? block_bytes : 0);
+  const bool has_rows = p.weight.input_stride == 1;
+  Scratch<uint8_t> buffer(has_rows ? block_bytes : 0);
+  ColumnPacker columns(has_rows ? 0 : p.num_inputs, task.blocks);
   const Halves strip{memory, task.groups, kRightRows};
   for (int64_t index; queue.take(&index);) {
     const int64_t channel = index % task.strips * task.blocks * kRightRows;
     const int64_t begin = index / task.strips * task.rows;
     const int64_t end = least(begin + task.rows, p.num_rows);
     const int64_t blocks = least(task.blocks, ceil_div(p.num_outputs - channel, kRightRows));
-    for (int64_t b = 0; b < blocks; ++b)
-      pack_right(p, channel + b * kRightRows, buffer, strip.block(b));
+    pack_right(p, channel, least(blocks * kRightRows, p.num_outputs - channel), buffer, columns,
+               strip);
     for (int64_t row = begin; row < end; row += kMostRows) {
       const int64_t last = least(row + kMostRows, end);
       over_blocks(blocks, [&](auto tile, int64_t b) {

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "common/gelu_cpu.h"
-#include "common/halves.h"
+#include "common/half_columns.h"
 #include "half_linear/params.h"
 
 namespace vitadapter::VITADAPTER_ISA {
@@ -65,14 +65,14 @@ inline void activate(const T* row, int64_t inputs, float* out) {
 // Rows first ... first + 15 of the left matrix, as far as they are there, to two blocks. Memory for
 // one row in float32, and for eight of halves.
 inline void pack_left(const HalfLinearParams& p, int64_t first, float* changed, uint8_t* rows,
-                      const Halves& out) {
+                      ColumnPacker& columns, const Halves& out) {
   const int64_t count = least(2 * kLeftRows, p.num_rows - first);
   const Halves second = count > kLeftRows ? out.block(1) : out;
   float* const sums = p.sums ? p.sums + first : nullptr;
   with_numbers(p.x.dtype, p.x.data, [&](auto* data) {
     if (p.x.input_stride != 1) {
-      pack_left_columns(count, p.num_inputs, sums, out,
-                        [&](int64_t k) { return data + first + k * p.x.input_stride; });
+      columns.pack(count, p.num_inputs, kLeftExponent, sums, out,
+                   [&](int64_t k) { return data + first + k * p.x.input_stride; });
       return;
     }
     for (int64_t i = 0; i < count; ++i) {
@@ -93,17 +93,20 @@ inline void pack_left(const HalfLinearParams& p, int64_t first, float* changed, 
   });
 }
 
-// Rows first ... first + 15 of the right one. Memory for sixteen of halves.
-inline void pack_right(const HalfLinearParams& p, int64_t first, uint8_t* rows, Halves out) {
-  const int64_t count = least(kRightRows, p.num_outputs - first);
+// Rows first ... first + count - 1 of the right one. Memory for sixteen of halves.
+inline void pack_right(const HalfLinearParams& p, int64_t first, int64_t count, uint8_t* rows,
+                       ColumnPacker& columns, const Halves& out) {
   with_numbers(p.weight.dtype, p.weight.data, [&](auto* data) {
     if (p.weight.input_stride != 1)
-      return pack_columns(count, p.num_inputs, out,
+      return columns.pack(count, p.num_inputs, kRightExponent, nullptr, out,
                           [&](int64_t k) { return data + first + k * p.weight.input_stride; });
-    for (int64_t i = 0; i < count; ++i)
-      out.inverse()[i] = round_row(data + (first + i) * p.weight.row_stride, p.num_inputs,
-                                   kRightExponent, rows + i * out.groups * 4);
-    interleave(rows, out);
+    for (int64_t i = 0; i < count; ++i) {
+      const Halves block = out.block(i / kRightRows);
+      block.inverse()[i % kRightRows] =
+          round_row(data + (first + i) * p.weight.row_stride, p.num_inputs, kRightExponent,
+                    rows + i % kRightRows * out.groups * 4);
+      if (i % kRightRows == kRightRows - 1 || i == count - 1) interleave(rows, block);
+    }
   });
 }
 

@@ -40,7 +40,8 @@ class Worker {
         logits_(kBlockQueries * stride_),
         gradients_(kBlockQueries * stride_),
         grad_keys_(most_ * row_),
-        grad_values_(most_ * row_) {}
+        grad_values_(most_ * row_),
+        packer_(most_ > kBlockQueries ? most_ : kBlockQueries, row_ / kRightRows) {}
 
   void run(TaskQueue& queue) {
     for (int64_t task; queue.take(&task);) differentiate_window(windows_.find(task, token_));
@@ -72,7 +73,7 @@ class Worker {
     const Halves key_by_channel{key_channels_, Halves::groups_of(n), kRightRows};
     pack_tokens(window, inputs(window, 1), D, scale_, token_rows_, key);
     pack_tokens(window, inputs(window, 2), D, 1, token_rows_, value);
-    pack_channels(window, inputs(window, 1), 0, n, D, scale_, key_by_channel);
+    pack_channels(window, inputs(window, 1), 0, n, D, scale_, packer_, key_by_channel);
     std::memset(grad_keys_, 0, n * row_ * sizeof(float));
     std::memset(grad_values_, 0, n * row_ * sizeof(float));
     for (int64_t begin = 0; begin < n; begin += kBlockQueries)
@@ -99,8 +100,8 @@ class Worker {
                            logsumexp[window.token[begin + i] * p_.heads]);
     const Halves cotangent{cotangent_channels_, Halves::groups_of(count), kRightRows};
     const Halves query{query_channels_, Halves::groups_of(count), kRightRows};
-    pack_channels(window, grad_out, begin, count, D, 1, cotangent);
-    pack_channels(window, queries, begin, count, D, 1, query);
+    pack_channels(window, grad_out, begin, count, D, 1, packer_, cotangent);
+    pack_channels(window, queries, begin, count, D, 1, packer_, query);
     add_transposed(logits_, count, n, cotangent, grad_values_);
     add_transposed(gradients_, count, n, query, grad_keys_);
     const int64_t row = key_by_channel.groups * 4;
@@ -119,8 +120,8 @@ class Worker {
                       float* to) {
     const Halves left{columns_, right.groups, kLeftRows};
     for (int64_t first = 0; first < tokens; first += 2 * kLeftRows) {
-      pack_left_columns(tokens - first, count, nullptr, left,
-                        [&](int64_t i) { return rows + i * stride_ + first; });
+      packer_.pack(least(2 * kLeftRows, tokens - first), count, kLeftExponent, nullptr, left,
+                   [&](int64_t i) { return rows + i * stride_ + first; });
       for (int64_t token = first; token < least(first + 2 * kLeftRows, tokens); token += kLeftRows)
         add_products(left.block((token - first) / kLeftRows), least(kLeftRows, tokens - token),
                      right, to + token * row_);
@@ -157,6 +158,7 @@ class Worker {
   Scratch<uint8_t> keys_, values_, key_channels_, query_channels_, cotangent_channels_;
   Scratch<uint8_t> token_rows_, block_rows_, columns_;
   Scratch<float> logits_, gradients_, grad_keys_, grad_values_;
+  ColumnPacker packer_;
 };
 
 }  // namespace

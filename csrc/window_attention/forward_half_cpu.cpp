@@ -30,6 +30,7 @@ struct Work {
     Scratch<uint8_t> rows(kRightRows * groups * 4), queries(kBlockQueries * groups * 4);
     Scratch<uint8_t> shares(kBlockQueries * most_groups * 4);
     Scratch<float> logits(kBlockQueries * width);
+    ColumnPacker columns(most, value_blocks);
     Scratch<int64_t> token(most);
     const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(D)));
     for (int64_t task; queue.take(&task);) {
@@ -37,7 +38,7 @@ struct Work {
       const Halves key{keys, groups, kRightRows};
       const Halves value{values, Halves::groups_of(window.tokens), kRightRows};
       pack_tokens(window, inputs(window, 1), D, scale, rows, key);
-      pack_channels(window, inputs(window, 2), 0, window.tokens, D, 1, value);
+      pack_channels(window, inputs(window, 2), 0, window.tokens, D, 1, columns, value);
       for (int64_t begin = 0; begin < window.tokens; begin += kBlockQueries)
         attend(window, begin, key, value, queries, logits, shares);
     }

@@ -4,6 +4,7 @@
 // Heads of windows, packed in 16 bits as products read them, and products of their rows.
 #pragma once
 
+#include "common/half_columns.h"
 #include "common/half_tile.h"
 #include "window_attention/windows_cpu.h"
 
@@ -23,13 +24,13 @@ inline void pack_tokens(const Window& window, Rows<const BFloat16> from, int64_t
 
 // All channels of tokens begin ... begin + count - 1 as rows of the right matrix, times `scale`.
 inline void pack_channels(const Window& window, Rows<const BFloat16> from, int64_t begin,
-                          int64_t count, int64_t channels, float scale, const Halves& out) {
-  for (int64_t first = 0; first < channels; first += kRightRows) {
-    const Halves block = out.block(first / kRightRows);
-    pack_columns(channels - first, count, block,
-                 [&](int64_t i) { return from.of(window, begin + i) + first; });
-    _mm512_storeu_ps(block.inverse(),
-                     _mm512_mul_ps(_mm512_loadu_ps(block.inverse()), _mm512_set1_ps(scale)));
+                          int64_t count, int64_t channels, float scale, ColumnPacker& columns,
+                          const Halves& out) {
+  columns.pack(channels, count, kRightExponent, nullptr, out,
+               [&](int64_t i) { return from.of(window, begin + i); });
+  for (int64_t b = 0; b < ceil_div(channels, kRightRows); ++b) {
+    float* const inverse = out.block(b).inverse();
+    _mm512_storeu_ps(inverse, _mm512_mul_ps(_mm512_loadu_ps(inverse), _mm512_set1_ps(scale)));
   }
 }
 
