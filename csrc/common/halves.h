@@ -21,7 +21,7 @@ constexpr bool kHasFactors = false;  // all are 1
 // The largest number of a row of the left matrix lies from 2^4 to below 2^5, of the right one from
 // 2^3 to below 2^4: 96 products of two rows, summed in float16, stay below its 65504, and what
 // vanishes is 2^-27 of the largest and less.
-constexpr float kLeftExponent = 4, kRightExponent = 3;
+constexpr int32_t kLeftExponent = 4, kRightExponent = 3;
 constexpr int32_t kLeastExponentBits = 5;  // of float32, so that factors do not overflow
 constexpr int64_t kAhead = 4096;           // bytes from what is read to what is asked for
 
@@ -59,9 +59,8 @@ inline __m512i larger(__m512i most, __m512 x) {
 struct Factors {
   __m512i shift;  // they are 2^-shift, and neither they nor their inverses overflow
 
-  Factors(__m512i most, float exponent)
-      : shift(_mm512_sub_epi32(exponent_bits(most),
-                               _mm512_set1_epi32(127 + static_cast<int32_t>(exponent)))) {}
+  Factors(__m512i most, int32_t exponent)
+      : shift(_mm512_sub_epi32(exponent_bits(most), _mm512_set1_epi32(127 + exponent))) {}
 
   static __m512i exponent_bits(__m512i most) {
     return _mm512_max_epi32(_mm512_srli_epi32(most, 23), _mm512_set1_epi32(kLeastExponentBits));
@@ -90,20 +89,21 @@ inline __m256i to_halves(__m512 numbers) {
 
 // One dense row to dense halves; returns its inverse factor.
 template <typename T>
-inline float round_row(const T* row, int64_t inputs, float exponent, uint8_t* out) {
+inline float round_row(const T* row, int64_t inputs, int32_t exponent, uint8_t* out) {
   __m512i most = _mm512_setzero_si512();
-  over_lanes(inputs, [&](int64_t k, __mmask16 lanes) {
+  const auto follow = [&](int64_t k, __mmask16 lanes) {
     _mm_prefetch(row + k + kAhead / sizeof(T), _MM_HINT_T0);
     most = larger(most, load(row + k, lanes));
-  });
+  };
+  if (kHasFactors) over_lanes(inputs, follow);
   most = _mm512_set1_epi32(_mm512_reduce_max_epi32(most));
   const Factors factors(most, exponent);
-  const __m512 factor = factors.factor();
+  const __m512 factor = kHasFactors ? factors.factor() : _mm512_set1_ps(1);
   over_lanes(inputs, [&](int64_t k, __mmask16 lanes) {
     const __m256i halves = to_halves(_mm512_mul_ps(load(row + k, lanes), factor));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + k * 2), halves);
   });
-  return _mm512_cvtss_f32(factors.inverse(most));
+  return kHasFactors ? _mm512_cvtss_f32(factors.inverse(most)) : 1;
 }
 
 #ifdef __AVX512FP16__
@@ -112,13 +112,13 @@ inline float round_row(const T* row, int64_t inputs, float exponent, uint8_t* ou
 // What vanishes in the first step would in the second.
 class BFloatToHalf {
  public:
-  BFloatToHalf(__m512i most, float exponent) {
+  BFloatToHalf(__m512i most, int32_t exponent) {
     constexpr int32_t kMost = 30;  // bits of the largest exponent
     const __m512i bits = Factors::exponent_bits(most), zero = _mm512_setzero_si512();
     const __m512i less = _mm512_max_epi32(_mm512_sub_epi32(bits, _mm512_set1_epi32(kMost)), zero);
     // Float16 has 15 where float32 has 127.
-    const __m512i power = _mm512_add_epi32(
-        _mm512_sub_epi32(less, bits), _mm512_set1_epi32(15 + static_cast<int32_t>(exponent) + 15));
+    const __m512i power =
+        _mm512_add_epi32(_mm512_sub_epi32(less, bits), _mm512_set1_epi32(15 + exponent + 15));
     less_ = twice(_mm512_slli_epi32(less, 7));
     times_ = _mm512_castsi512_ph(twice(_mm512_slli_epi32(power, 10)));
   }
@@ -149,7 +149,7 @@ class BFloatToHalf {
   __m512h times_;
 };
 
-inline float round_row(const BFloat16* row, int64_t inputs, float exponent, uint8_t* out) {
+inline float round_row(const BFloat16* row, int64_t inputs, int32_t exponent, uint8_t* out) {
   const auto over_32 = [&](auto&& run) {
     int64_t k = 0;
     for (; k + 32 <= inputs; k += 32) run(k, ~__mmask32{0}, ~__mmask32{0});

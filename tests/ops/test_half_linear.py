@@ -209,6 +209,23 @@ def test_rows_and_channels_of_any_size_lose_nothing(layout: str) -> None:
     assert torch.equal(zero, torch.zeros(3, 5))
 
 
+@pytest.mark.parametrize("octaves", [-50, 0, 50])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_columns_give_what_rows_do_wherever_their_largest_number_lies(
+    dtype: torch.dtype, octaves: int
+) -> None:
+    sizes = 2.0 ** torch.linspace(0, octaves, 200)
+    rows, weight = (random(n, 200, seed=n).mul(sizes).to(dtype) for n in (40, 100))
+    wanted = half_linear.linear(rows, weight, dtype=torch.float32)
+    columns = LAYOUTS["columns"]
+    got = half_linear.linear(columns(rows), columns(weight), dtype=torch.float32)
+    # What was first rounded for a smaller one is rounded again where float16 has fewer bits.
+    again = 0 if octaves <= 0 else 2**-20
+    assert (
+        (got - wanted).abs() <= again * F.linear(rows.abs().float(), weight.abs().float())
+    ).all()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", ["dense", "columns"])
