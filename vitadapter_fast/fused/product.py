@@ -86,11 +86,6 @@ def double(level: Tensor, up: nn.Module) -> Tensor:
     return pixels.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
-def taps(weight: Tensor, scale: Tensor | None = None) -> Tensor:
-    """Return kernels, [K, C, y, x], times a scale, [C], as a matrix, [y * x * C, K]."""
-    kernels = weight.permute(2, 3, 1, 0)
-    if scale is not None:  # in one copy
-        dtype = torch.promote_types(weight.dtype, scale.dtype)
-        out = kernels.new_empty(kernels.shape, dtype=dtype)
-        kernels = torch.mul(kernels, scale[:, None], out=out)
-    return kernels.flatten(0, 2)
+def taps(weight: Tensor) -> Tensor:
+    """Return 2 x 2 kernels, [K, C, 2, 2], as a matrix, [2 * 2 * C, K]."""
+    return weight.permute(2, 3, 1, 0).flatten(0, 2)

@@ -160,9 +160,14 @@ def _summed(
     bias = bias.repeat(2)
     step = max(1, _PIECE_BYTES // (w * 2 * C * at_4.element_size()))  # rows of at_8
     pixels = at_4.permute(0, 2, 3, 1).view(B, h, 2, w, 2, -1)
-    for y in range(2):
-        matrix = taps(weight[:, :, y : y + 1], scale)
-        for image, tokens in zip(pixels[:, :, y], map_to_tokens(at_8), strict=True):
+    tokens_8, copy = map_to_tokens(at_8), at_4.new_empty((2, at_4.shape[1], C))
+    matrix = copy.view(-1, C)
+    for images, kernels in zip(pixels.unbind(2), weight.permute(2, 3, 1, 0), strict=True):
+        if scale is None:
+            copy.copy_(kernels)
+        else:
+            torch.mul(kernels, scale[:, None], out=copy)
+        for image, tokens in zip(images, tokens_8, strict=True):
             for first in range(0, h, step):
                 product = multiply(tokens[first * w : (first + step) * w], matrix, bias)
                 target = image[first : first + step]
