@@ -164,12 +164,9 @@ class ColumnPacker {
       const __m512i one = _mm512_cvtepu16_epi32(to_halves(_mm512_cvtepi32_ps(less)));
       const __m512h power = _mm512_castsi512_ph(beside(one, one));
       for (int64_t g = step * kStepGroups; g < (step + 1) * kStepGroups; ++g) {
-        const auto at = [&](uint8_t* rows) {
-          return reinterpret_cast<__m256i*>(rows + g * to.step);
-        };
-        const __m512i pairs =
-            _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(at(to.low))),
-                               _mm256_loadu_si256(at(to.high)), 1);
+        const __m256i low = _mm256_loadu_si256(at(to.low, to.step, g));
+        const __m256i high = _mm256_loadu_si256(at(to.high, to.step, g));
+        const __m512i pairs = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
         put(to, g, _mm512_castph_si512(_mm512_scalef_ph(_mm512_castsi512_ph(pairs), power)));
       }
     }
@@ -178,11 +175,12 @@ class ColumnPacker {
 
   // What is not there first, the other over it.
   static void put(const Place& to, int64_t group, __m512i pairs) {
-    const auto at = [&](uint8_t* rows) {
-      return reinterpret_cast<__m256i*>(rows + group * to.step);
-    };
-    _mm256_storeu_si256(at(to.high), _mm512_extracti64x4_epi64(pairs, 1));
-    _mm256_storeu_si256(at(to.low), _mm512_castsi512_si256(pairs));
+    _mm256_storeu_si256(at(to.high, to.step, group), _mm512_extracti64x4_epi64(pairs, 1));
+    _mm256_storeu_si256(at(to.low, to.step, group), _mm512_castsi512_si256(pairs));
+  }
+
+  static __m256i* at(uint8_t* rows, int64_t step, int64_t group) {
+    return reinterpret_cast<__m256i*>(rows + group * step);
   }
 
   int64_t steps_;

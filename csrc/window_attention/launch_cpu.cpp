@@ -41,39 +41,41 @@ void check(const WindowAttentionParams& p, std::initializer_list<const void*> re
   VITADAPTER_CHECK(p.window_size >= 0, "window_attention: the window is negative");
 }
 
-#ifdef VITADAPTER_HAS_AVX512_BF16
-bool has_bfloat16_products() {
-  static const bool has_them = std::strcmp(cpu_isa(), "avx512bf16") == 0 ||
-                               (std::strcmp(cpu_isa(), "avx512") == 0 && has_fast_avx512_bf16());
-  return has_them;
-}
+struct HalfKernels {
+  void (*forward)(const WindowAttentionParams&);
+  void (*backward)(const WindowAttentionParams&);
+};
+
+// The kernels of 16 bits, where they are faster here than those of float32; or null.
+const HalfKernels* half_kernels(DType dtype) {
+  if (dtype != DType::kBFloat16) return nullptr;
+#ifdef VITADAPTER_HAS_AVX512_FP16
+  static constexpr HalfKernels of_float16{avx512fp16::window_attention_forward_half,
+                                          avx512fp16::window_attention_backward_half};
+  if (has_half_products()) return &of_float16;
 #endif
+#ifdef VITADAPTER_HAS_AVX512_BF16
+  static constexpr HalfKernels of_bfloat16{avx512bf16::window_attention_forward_half,
+                                           avx512bf16::window_attention_backward_half};
+  static const bool is_fast = has_fast_avx512_bf16();
+  const char* const isa = cpu_isa();
+  if (std::strcmp(isa, "avx512bf16") == 0 || (is_fast && std::strcmp(isa, "avx512") == 0))
+    return &of_bfloat16;
+#endif
+  return nullptr;
+}
 
 }  // namespace
 
 void window_attention_forward_cpu(const WindowAttentionParams& p) {
   check(p, {p.out});
-#ifdef VITADAPTER_HAS_AVX512_FP16
-  if (p.dtype == DType::kBFloat16 && has_half_products())
-    return avx512fp16::window_attention_forward_half(p);
-#endif
-#ifdef VITADAPTER_HAS_AVX512_BF16
-  if (p.dtype == DType::kBFloat16 && has_bfloat16_products())
-    return avx512bf16::window_attention_forward_half(p);
-#endif
+  if (const HalfKernels* half = half_kernels(p.dtype)) return half->forward(p);
   VITADAPTER_CPU_DISPATCH_WIDE(window_attention_forward, p);
 }
 
 void window_attention_backward_cpu(const WindowAttentionParams& p) {
   check(p, {p.grad_out, p.grad_qkv});
-#ifdef VITADAPTER_HAS_AVX512_FP16
-  if (p.dtype == DType::kBFloat16 && has_half_products())
-    return avx512fp16::window_attention_backward_half(p);
-#endif
-#ifdef VITADAPTER_HAS_AVX512_BF16
-  if (p.dtype == DType::kBFloat16 && has_bfloat16_products())
-    return avx512bf16::window_attention_backward_half(p);
-#endif
+  if (const HalfKernels* half = half_kernels(p.dtype)) return half->backward(p);
   VITADAPTER_CPU_DISPATCH_WIDE(window_attention_backward, p);
 }
 
