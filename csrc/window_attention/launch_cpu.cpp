@@ -57,7 +57,7 @@ const HalfKernels* half_kernels(DType dtype) {
 #ifdef VITADAPTER_HAS_AVX512_BF16
   static constexpr HalfKernels of_bfloat16{avx512bf16::window_attention_forward_half,
                                            avx512bf16::window_attention_backward_half};
-  static const bool is_fast = has_fast_avx512_bf16();
+  static const bool is_fast = LowProducts().of_fast_avx512_bf16;
   const char* const isa = cpu_isa();
   if (std::strcmp(isa, "avx512bf16") == 0 || (is_fast && std::strcmp(isa, "avx512") == 0))
     return &of_bfloat16;
